@@ -1,0 +1,280 @@
+"""convert: a Keras model and representative data become a proven .tflite file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdtflite.conversion.integer_proof import prove_fully_integer
+from kdtflite.conversion.targets import Target, get_target
+from kdtflite.data.representative import (
+    DEFAULT_SAMPLES,
+    InputSpec,
+    RepresentativeData,
+    representative,
+)
+from kdtflite.errors import (
+    ConversionError,
+    KdtfliteError,
+    ModelFileError,
+    NotFullyIntegerError,
+)
+from kdtflite.litemodel import LiteModel
+from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.progress import track
+
+__all__ = ["convert"]
+
+_LOG_LINES = 3
+
+
+def convert(
+    model: Any,
+    representative_data: Any = None,
+    target: str = "int8",
+    *,
+    io_dtype: str | None = None,
+    input_range: tuple[float, float] | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    progress: bool = True,
+) -> LiteModel:
+    """Converts a model and hands out the file only if it is what the target promises.
+
+    The converter runs in a process of its own, so that its crash is an error and not the end of
+    the notebook.
+
+    Args:
+        model: A tf_keras or Keras 3 model (float, or quantization-aware), or the path of a
+            SavedModel folder.
+        representative_data: Samples that calibrate the activations, as
+            `kdtflite.data.representative` takes them. Integer targets need them even where
+            every range is trained.
+        target: "int8" (proven fully integer) or "float32".
+        io_dtype: "int8" (the default of target "int8") or "uint8" inputs and outputs.
+        input_range: Least and greatest input value in training; data of another scaling are
+            refused. A quantization-aware model knows its own.
+        samples: The most samples to calibrate with.
+        progress: Show a progress bar.
+
+    Returns:
+        The file in memory. Nothing is written.
+
+    Raises:
+        NotFullyIntegerError: A float tensor, a Flex or custom operator, or float inputs or
+            outputs; names the operator, the tensor and the layer.
+        DataError: The representative data do not fit the model.
+        ConversionError: The converter failed or died.
+    """
+    promised = get_target(target)
+    io = promised.choose_io(io_dtype)
+    folder = Path(tempfile.mkdtemp(prefix="kdtflite-"))
+    try:
+        saved_model, inputs, layers = _saved_model(model, folder / "model", input_range)
+        data = None
+        if promised.fully_integer:
+            data = representative(representative_data, inputs, limit=samples)
+        return _converted(folder, saved_model, promised, io, data, layers, progress)
+    except OSError as error:
+        if isinstance(error, KdtfliteError):
+            raise
+        raise ConversionError(
+            f"The conversion could not write its temporary files in {folder.parent}: "
+            f"{error.strerror or error}. Free some space, or set TMPDIR to another folder."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _converted(
+    folder: Path,
+    saved_model: Path,
+    target: Target,
+    io: str,
+    data: RepresentativeData | None,
+    layers: list[str],
+    progress: bool,
+) -> LiteModel:
+    job = {"model": str(saved_model), "fully_integer": target.fully_integer, "io_dtype": io}
+    (folder / "job.json").write_text(json.dumps(job))
+    if data is not None:
+        with open(folder / "samples.npz", "wb") as file:
+            # A dict, as savez takes names: an input called "file" would clash with its argument.
+            np.savez(file, **data.samples)
+    code, log = _run_worker(folder, len(data) if data is not None else 0, progress)
+    if code != 0:
+        raise _failure(folder, code, log, layers)
+    lite = LiteModel((folder / "model.tflite").read_bytes())
+    if target.fully_integer:
+        prove_fully_integer(lite, layers=layers)
+    elif any(spec.dtype != io for spec in lite.outputs):
+        raise ConversionError(
+            f"Expected {io} outputs. Received: {', '.join(spec.dtype for spec in lite.outputs)}."
+        )
+    return lite
+
+
+def _saved_model(
+    model: Any, folder: Path, input_range: tuple[float, float] | None
+) -> tuple[Path, list[InputSpec], list[str]]:
+    """Returns a SavedModel whose signature has the model's own input and output names."""
+    if isinstance(model, str | os.PathLike):
+        return _given_saved_model(Path(model), input_range)
+    import tensorflow as tf
+
+    keras_model = as_tf_keras(model)
+    names = list(keras_model.input_names)
+    trained = _trained_ranges(keras_model)
+    inputs = [
+        InputSpec(
+            name, tuple(tensor.shape[1:]), tensor.dtype.name, input_range or trained.get(name)
+        )
+        for name, tensor in zip(names, keras_model.inputs, strict=True)
+    ]
+    arguments = [_identifier(name) for name in names]
+    structure = getattr(keras_model, "_nested_inputs", keras_model.inputs)
+
+    def serve(**given: Any) -> dict[str, Any]:
+        flat = [given[argument] for argument in arguments]
+        outputs = keras_model(tf.nest.pack_sequence_as(structure, flat), training=False)
+        flat_outputs = tf.nest.flatten(outputs)
+        return dict(zip(_output_names(keras_model), flat_outputs, strict=True))
+
+    specs = {
+        argument: tf.TensorSpec((None, *spec.shape), spec.dtype, name=argument)
+        for argument, spec in zip(arguments, inputs, strict=True)
+    }
+    module = tf.Module()
+    module.model, module.serve = keras_model, tf.function(serve, autograph=False)
+    tf.saved_model.save(module, str(folder), signatures=module.serve.get_concrete_function(**specs))
+    renamed = [
+        InputSpec(argument, spec.shape, spec.dtype, spec.trained_range)
+        for argument, spec in zip(arguments, inputs, strict=True)
+    ]
+    return folder, renamed, [layer.name for layer in _all_layers(keras_model)]
+
+
+def _given_saved_model(
+    path: Path, input_range: tuple[float, float] | None
+) -> tuple[Path, list[InputSpec], list[str]]:
+    if not (path / "saved_model.pb").is_file():
+        raise ModelFileError(
+            f"Expected a SavedModel folder (with saved_model.pb) at {path}. "
+            "Load .keras and .h5 files with kdtflite.models.load_model() first."
+        )
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(path))
+    except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise ModelFileError(f"The SavedModel at {path} cannot be read: {error}") from error
+    signature = loaded.signatures.get("serving_default")
+    if signature is None:
+        raise ModelFileError(
+            f"The SavedModel at {path} has no signature 'serving_default'. Received: "
+            f"{', '.join(loaded.signatures) or 'none'}. Save it with model.export()."
+        )
+    inputs = [
+        InputSpec(name, tuple(spec.shape[1:]), spec.dtype.name, input_range)
+        for name, spec in signature.structured_input_signature[1].items()
+    ]
+    return path, inputs, []
+
+
+def _trained_ranges(model: Any) -> dict[str, tuple[float, float]]:
+    quantization = getattr(model, "quantization", None)
+    if quantization is None or not quantization.calibrated:
+        return {}
+    from kdtflite.quantization.ranges import input_ranges
+
+    return input_ranges(model)
+
+
+def _output_names(model: Any) -> list[str]:
+    names = [_identifier(name.removeprefix("quant_")) for name in model.output_names]
+    return [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _all_layers(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        yield getattr(layer, "layer", layer)
+        if hasattr(layer, "layers"):
+            yield from _all_layers(layer)
+
+
+def _identifier(name: str) -> str:
+    """Returns `name` as a Python identifier, which signatures demand of their arguments."""
+    name = re.sub(r"\W", "_", name)
+    return name if name.isidentifier() else f"x_{name}"
+
+
+def _run_worker(folder: Path, samples: int, progress: bool) -> tuple[int, str]:
+    """Runs the converter and returns its exit code and what it wrote on stderr."""
+    environment = dict(os.environ)
+    root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        part for part in (root, environment.get("PYTHONPATH")) if part
+    )
+    # A GPU held by this process would be no use to the converter.
+    environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    with open(folder / "log.txt", "w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kdtflite.conversion.worker", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+        )
+        try:
+            assert process.stdout is not None
+            lines = (line for line in process.stdout if line == "sample\n")
+            for _ in track(lines, "Calibrating", total=samples, quiet=not progress):
+                pass
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        log.seek(0)
+        return code, log.read()
+
+
+def _failure(folder: Path, code: int, log: str, layers: list[str]) -> KdtfliteError:
+    """Returns the error that says why there is no file."""
+    if code < 0:
+        last = " ".join(log.strip().splitlines()[-_LOG_LINES:])
+        return ConversionError(
+            f"TensorFlow Lite's converter crashed ({signal.Signals(-code).name}) on this model. "
+            f"{f'Its last words: {last} ' if last else ''}"
+            "Leave out layers one by one to find which one it cannot take."
+        )
+    error = folder / "error.txt"
+    message = error.read_text() if error.exists() else log
+    if "No space left" in message or "No space left" in log:
+        return ConversionError(
+            f"The disk is full: the converter could not write in {folder.parent}. "
+            "Free some space, or set TMPDIR to another folder."
+        )
+    # The converter names operators without an integer kernel as 'tfl.name' or 'tf.Name'.
+    operators = sorted(set(re.findall(r"'?(?:tfl?|tf)\.([A-Za-z_0-9]+)'? op", message)))
+    if operators:
+        from_layers = sorted(
+            {name for name in layers if re.search(rf"\b{re.escape(name)}\b", message)}
+        )
+        return NotFullyIntegerError(
+            f"The converter has no integer kernel for: {', '.join(operators)}"
+            f"{', from layer ' + ', '.join(map(repr, from_layers)) if from_layers else ''}. "
+            "Replace the layer by one that has (see docs/conversion.md)."
+        )
+    text = " ".join(message.split())
+    return ConversionError(f"TensorFlow Lite's converter failed: {text[:600]}")

@@ -1,0 +1,55 @@
+"""The converter in a process of its own: it can crash, and a user's notebook must not.
+
+    python -m kdtflite.conversion.worker FOLDER
+
+FOLDER holds job.json, samples.npz and, unless job.json names another, model/ (a SavedModel).
+Prints a line a calibration sample; writes model.tflite, or error.txt and exits with 1.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kdtflite.runtime import quiet_tensorflow
+
+__all__ = ["main"]
+
+
+def main(folder: Path) -> int:
+    """Converts as the job in `folder` says; returns the process's exit code."""
+    quiet_tensorflow()
+    import tensorflow as tf
+
+    job = json.loads((folder / "job.json").read_text())
+    try:
+        converter = tf.lite.TFLiteConverter.from_saved_model(job["model"])
+        if job["fully_integer"]:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.as_dtype(job["io_dtype"])
+            converter.inference_output_type = tf.as_dtype(job["io_dtype"])
+            converter.representative_dataset = lambda: _samples(folder / "samples.npz")
+        content = converter.convert()
+    except Exception as error:  # whatever the converter raises is the parent's to explain
+        (folder / "error.txt").write_text(f"{type(error).__name__}: {error}")
+        return 1
+    (folder / "model.tflite").write_bytes(content)
+    return 0
+
+
+def _samples(path: Path) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
+    with np.load(path) as file:
+        samples = {name: file[name] for name in file.files}
+    for i in range(len(next(iter(samples.values())))):
+        print("sample", flush=True)
+        yield {name: value[i : i + 1] for name, value in samples.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,79 @@
+"""The hard-label term: the loss the user compiled, one value a sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from kdtflite.errors import ConfigurationError
+
+__all__ = ["HardLabels"]
+
+
+class HardLabels:
+    """The user's own loss on the true labels, before any reduction.
+
+    Keras reduces a compiled loss to one number a replica, which weighs a sample in a small last
+    batch more than one in a full batch; the Distiller therefore reduces all terms alike.
+
+    Args:
+        loss: What `compile(loss=...)` takes: a name, a function or a `tf_keras` Loss.
+
+    Raises:
+        ConfigurationError: No such loss, or one with `reduction="sum"`.
+    """
+
+    name = "hard_labels"
+
+    def __init__(self, loss: Any) -> None:
+        try:
+            self.loss = keras.losses.get(loss)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"Expected the name of a Keras loss, a function or a tf_keras Loss. "
+                f"Received: loss={loss!r}."
+            ) from error
+        reduction = getattr(self.loss, "reduction", None)
+        if reduction == keras.losses.Reduction.SUM:
+            raise ConfigurationError(
+                f"The loss {self.loss.name!r} sums over the batch, so its size would depend on "
+                "the batch size, unlike the distillation terms it is mixed with. "
+                "Leave out reduction=, and scale by hard_label_weight instead."
+            )
+
+    def __call__(self, labels: Any, predictions: Any) -> tf.Tensor:
+        """Returns the loss of each sample, shape (batch,), float32.
+
+        Args:
+            labels: As the loss takes them: class indices, shape (batch,) or (batch, 1), or
+                distributions over the classes, shape (batch, classes).
+            predictions: The student's output, shape (batch, classes).
+        """
+        # Loss.call is the unreduced loss; Loss.__call__ would reduce.
+        function = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
+        predictions = tf.cast(predictions, tf.float32)
+        values = tf.cast(function(labels, predictions), tf.float32)
+        batch = tf.shape(predictions)[0]
+        # A loss without a class axis to sum over, or a sequence: mean over what is left.
+        return tf.reduce_mean(
+            tf.reshape(values, [batch, tf.size(values) // tf.maximum(batch, 1)]), axis=1
+        )
+
+    def reads_logits(self) -> bool | None:
+        """Whether the loss takes logits; None where it does not say (most are not about it)."""
+        function = getattr(self.loss, "fn", self.loss)
+        if getattr(function, "__name__", "") not in _CROSS_ENTROPIES:
+            return None
+        arguments = getattr(self.loss, "_fn_kwargs", {})
+        return bool(arguments.get("from_logits", False))
+
+
+_CROSS_ENTROPIES = (
+    "sparse_categorical_crossentropy",
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+)

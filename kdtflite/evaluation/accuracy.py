@@ -1,0 +1,253 @@
+"""How often a model is right, and where it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kdtflite.data.splits import Split, as_labels
+from kdtflite.errors import ConfigurationError, DataError, ShapeMismatchError, choose
+from kdtflite.evaluation.models import as_model, last_activation, output_step, predict
+from kdtflite.evaluation.result import ClassScores, Evaluation
+from kdtflite.evaluation.scores import (
+    checked_outputs,
+    decide,
+    guess_kind,
+    log_probabilities,
+    ranks,
+    two_classes,
+)
+from kdtflite.litemodel import LiteModel
+
+__all__ = ["collect", "evaluate"]
+
+Samples = np.ndarray | dict[str, np.ndarray]
+
+# Keras' own epsilon: log loss of a float model is then what Keras would print.
+_FLOAT_FLOOR = 1e-7
+
+
+def evaluate(
+    model: Any,
+    data: Any,
+    *,
+    labels: Sequence[str] | None = None,
+    outputs: str = "auto",
+    top_k: Sequence[int] = (5,),
+    workers: int | None = 1,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> Evaluation:
+    """Evaluates a classifier on labelled samples.
+
+    Outputs may be logits or probabilities, one a class, or a single one for two classes, which
+    is then the score of class 1.
+
+    Args:
+        model: A LiteModel, the path of a `.tflite`, or a Keras model (tf_keras or Keras 3).
+        data: A Split, a tuple (x, y), or a tf.data.Dataset of batches (x, y), which is read
+            into memory. x has shape (samples, ...) or is a dict of such arrays by input name;
+            y holds class indices, shape (samples,), or one-hot rows.
+        labels: Name of each class, in the order of the outputs; by default their numbers.
+        outputs: "logits", "probabilities", or "auto": read from the model's last operator or
+            layer, else told by the values. The result says what was taken.
+        top_k: For which k to give top-k accuracy. A k of all classes or more is left out, as
+            every sample would count.
+        workers: For a file, interpreters side by side; None takes one a core for big sets.
+        batch_size: For a Keras model, samples a step.
+        progress: Show progress.
+
+    Returns:
+        The results, with notes on ties and on classes without samples.
+
+    Raises:
+        ConfigurationError: An unknown `outputs`, or a k below 1.
+        DataError: No samples, labels out of range, samples that do not fit the model's inputs,
+            or outputs that are not finite.
+        ShapeMismatchError: Outputs that are no score a class, or another number of `labels`.
+    """
+    choose(outputs, ("auto", "logits", "probabilities"), what="kind of outputs")
+    wrong_k = [k for k in top_k if k < 1]
+    if wrong_k:
+        raise ConfigurationError(
+            f"Expected `top_k` of whole numbers from 1 up. Received: {wrong_k}."
+        )
+    x, y = collect(data)
+    model = as_model(model)
+    given = predict(model, x, workers=workers, batch_size=batch_size, progress=progress)
+    given = checked_outputs(given, len(y))
+    step = output_step(model)
+    kind, source = _kind_of(model, given, step, outputs)
+    scores = two_classes(given, kind) if given.shape[1] == 1 else given
+    names = _checked_names(labels, scores.shape[1])
+    _check_range(y, scores.shape[1])
+    return _measure(scores, y, names, kind, source, step, top_k, _describe(model))
+
+
+def collect(data: Any) -> tuple[Samples, np.ndarray]:
+    """Returns samples and class indices of a Split, a tuple (x, y) or a tf.data.Dataset.
+
+    Raises:
+        DataError: Another kind of data, no samples, or different lengths.
+    """
+    if isinstance(data, Split):
+        return data.x, data.y
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        x, y = _arrays(data[0]), as_labels(data[1], quiet=True)
+    elif hasattr(data, "as_numpy_iterator"):
+        x, y = _read_batches(data.as_numpy_iterator())
+    else:
+        raise DataError(
+            "Expected a Split, a tuple (x, y) or a tf.data.Dataset of batches (x, y). "
+            f"Received: {type(data).__name__}. Of a Dataset, pass one split: data.test."
+        )
+    lengths = {len(value) for value in (x.values() if isinstance(x, dict) else (x,))}
+    if lengths != {len(y)}:
+        raise DataError(
+            f"Expected one label a sample. Received: {sorted(lengths)} samples and {len(y)} labels."
+        )
+    if not len(y):
+        raise DataError("Expected at least one sample to evaluate on. Received: none.")
+    return x, y
+
+
+def _arrays(x: Any) -> Samples:
+    if isinstance(x, Mapping):
+        return {str(name): np.asarray(value) for name, value in x.items()}
+    return np.asarray(x)
+
+
+def _read_batches(batches: Iterable[Any]) -> tuple[Samples, np.ndarray]:
+    xs: list[Any] = []
+    ys: list[np.ndarray] = []
+    for batch in batches:
+        if not isinstance(batch, tuple) or len(batch) < 2:
+            raise DataError(
+                f"Expected batches (x, y) from the tf.data.Dataset. Received: "
+                f"{type(batch).__name__}{f' of {len(batch)}' if hasattr(batch, '__len__') else ''}."
+                " Map it to pairs of samples and labels."
+            )
+        if np.ndim(batch[1]) == 0:
+            raise DataError(
+                "Expected batches from the tf.data.Dataset. Received: single samples. "
+                "Call .batch(256) on it."
+            )
+        xs.append(batch[0])
+        ys.append(np.asarray(batch[1]))
+    if not xs:
+        raise DataError("Expected at least one batch to evaluate on. Received: an empty Dataset.")
+    y = as_labels(np.concatenate(ys), quiet=True)
+    if isinstance(xs[0], Mapping):
+        return {str(name): np.concatenate([x[name] for x in xs]) for name in xs[0]}, y
+    return np.concatenate(xs), y
+
+
+def _kind_of(model: Any, given: np.ndarray, step: float | None, wanted: str) -> tuple[str, str]:
+    if wanted != "auto":
+        if wanted == "probabilities" and (given.min() < 0 or given.max() > 1):
+            raise DataError(
+                f"Expected probabilities between 0 and 1. Received: outputs from {given.min():g} "
+                f'to {given.max():g}. Pass outputs="logits".'
+            )
+        return wanted, "as asked for"
+    read = last_activation(model)
+    # A layer that says "softmax" over something else (a Lambda rescaling it) shows in the values.
+    if read is not None and not (read[0] == "probabilities" and (given < 0).any()):
+        return read
+    return guess_kind(given, step), "told by their values"
+
+
+def _checked_names(labels: Sequence[str] | None, classes: int) -> tuple[str, ...]:
+    if labels is None:
+        return tuple(str(n) for n in range(classes))
+    if isinstance(labels, str) or len(labels) != classes:
+        raise ShapeMismatchError(
+            f"Expected {classes} class names in `labels`, as the model gives {classes} scores. "
+            f"Received: {labels!r}."
+        )
+    return tuple(str(name) for name in labels)
+
+
+def _check_range(y: np.ndarray, classes: int) -> None:
+    wrong = np.flatnonzero((y < 0) | (y >= classes))
+    if wrong.size:
+        raise DataError(
+            f"Labels out of range: expected 0 to {classes - 1}, as the model knows {classes} "
+            f"classes. Received: {y[wrong[0]]} at sample {wrong[0]}, and {wrong.size} such labels "
+            "in all. Evaluate on the classes that the model was trained on."
+        )
+
+
+def _measure(
+    scores: np.ndarray,
+    y: np.ndarray,
+    names: tuple[str, ...],
+    kind: str,
+    source: str,
+    step: float | None,
+    top_k: Sequence[int],
+    description: str,
+) -> Evaluation:
+    from sklearn.metrics import (
+        accuracy_score,
+        confusion_matrix,
+        precision_recall_fscore_support,
+    )
+
+    classes = range(len(names))
+    decision = decide(scores)
+    right = decision.predicted == y
+    found = np.take_along_axis(decision.best, y[:, np.newaxis], axis=1)[:, 0]
+    precision, recall, f1, support = precision_recall_fscore_support(
+        y, decision.predicted, labels=list(classes), zero_division=0
+    )
+    # scikit-learn's top_k_accuracy_score puts the last of equal scores first, a phone the first.
+    place = ranks(scores, y)
+    # A step of probability is the least a file can say; 0 stands for anything below half of it.
+    floor = step / 2 if step is not None else _FLOAT_FLOOR
+    logs = log_probabilities(scores, kind, floor)
+    return Evaluation(
+        model=description,
+        samples=len(y),
+        accuracy=float(accuracy_score(y, decision.predicted)),
+        ties=int(decision.tied.sum()),
+        accuracy_if_ties_lost=float((right & ~decision.tied).mean()),
+        accuracy_if_ties_won=float(found.mean()),
+        top_k={int(k): float((place < k).mean()) for k in top_k if k < len(names)},
+        log_loss=float(-np.take_along_axis(logs, y[:, np.newaxis], axis=1).mean()),
+        log_loss_floor=floor if kind == "probabilities" else 0.0,
+        outputs=kind,
+        outputs_from=source,
+        per_class=tuple(
+            ClassScores(name, float(p), float(r), float(f), int(s))
+            for name, p, r, f, s in zip(names, precision, recall, f1, support, strict=True)
+        ),
+        macro_precision=float(precision.mean()),
+        macro_recall=float(recall.mean()),
+        macro_f1=float(f1.mean()),
+        confusion=confusion_matrix(y, decision.predicted, labels=list(classes)).astype(np.int64),
+        predictions=decision.predicted,
+        notes=_notes(names, y, decision.predicted),
+    )
+
+
+def _notes(names: tuple[str, ...], y: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
+    notes = []
+    for missing_from, what in (
+        (y, "Classes without samples, which count as 0 in the macro means"),
+        (predicted, "Classes never predicted, whose precision counts as 0"),
+    ):
+        counts = np.bincount(missing_from, minlength=len(names))
+        missing = [name for name, count in zip(names, counts, strict=True) if not count]
+        if missing:
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+            notes.append(f"{what}: {', '.join(missing[:10])}{more}.")
+    return tuple(notes)
+
+
+def _describe(model: Any) -> str:
+    if isinstance(model, LiteModel):
+        return f".tflite file of {len(model.content):,} bytes (LiteRT, default kernels)"
+    return f"Keras model {model.name}"

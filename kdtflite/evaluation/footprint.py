@@ -1,0 +1,108 @@
+"""Parameters and multiply-accumulates of a Keras model or of a file."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from kdtflite.errors import UnsupportedModelError
+from kdtflite.evaluation.models import as_model
+from kdtflite.litemodel import LiteModel
+
+__all__ = ["macs", "parameters"]
+
+# What TFMOT's wrappers add to a layer's variables for training; no file holds them.
+_WRAPPER_VARIABLES = ("_min", "_max")
+_WRAPPER_NAMES = frozenset(
+    {"optimizer_step", "pruning_step", "mask", "threshold", "pulling_indices"}
+)
+_BIAS_POSITION = {
+    "CONV_2D": 2,
+    "CONV_3D": 2,
+    "DEPTHWISE_CONV_2D": 2,
+    "FULLY_CONNECTED": 2,
+    "TRANSPOSE_CONV": 3,
+}
+_INTEGERS = frozenset({"bool", "int32", "int64", "uint32", "uint64", "string"})
+
+
+def parameters(model: Any) -> int:
+    """Returns the number of parameters.
+
+    Args:
+        model: A Keras model: trainable and non-trainable weights, shared ones once, without the
+            ranges, masks and step counters of TFMOT's wrappers. A LiteModel or the path of a
+            `.tflite`: elements of the stored weights and biases, without shapes, axes and
+            paddings. A file has fewer than its Keras model where batch normalization was folded.
+
+    Raises:
+        UnsupportedModelError: Another kind of model.
+        ModelFileError: The file cannot be read.
+    """
+    model = as_model(model)
+    if isinstance(model, LiteModel):
+        return _stored_elements(model)
+    extra = {id(variable) for variable in _wrapper_variables(model)}
+    # Model.weights holds each shared variable once.
+    return sum(prod(v.shape) for v in model.weights if id(v) not in extra)
+
+
+def macs(model: Any) -> int:
+    """Returns the multiply-accumulates for one sample.
+
+    Counted are convolutions of every kind, dense layers and matrix products, shared layers once
+    a call, padding as if it were data. Additions, activations and pooling are not.
+
+    Args:
+        model: A Keras model, whose graph for one sample is walked, so that nested, wrapped and
+            custom layers count what they do. Or a LiteModel or the path of a `.tflite`, whose
+            operators are walked.
+
+    Raises:
+        UnsupportedModelError: Another kind of model, a free dimension besides the batch, or a
+            loop, whose rounds cannot be counted before it runs.
+        ModelFileError: The file cannot be read.
+    """
+    model = as_model(model)
+    if isinstance(model, LiteModel):
+        from kdtflite.evaluation.file_macs import file_macs
+
+        return file_macs(model)
+    from kdtflite.evaluation.graph_macs import graph_macs
+
+    return graph_macs(model)
+
+
+def _wrapper_variables(model: Any) -> list[Any]:
+    found = []
+    # Wrappers are told by where their class lives: importing TFMOT would take a second.
+    for layer in model._flatten_layers(include_self=False):
+        if not type(layer).__module__.startswith("tensorflow_model_optimization"):
+            continue
+        for variable in layer.weights:
+            name = variable.name.split(":")[0].rsplit("/", 1)[-1]
+            if name in _WRAPPER_NAMES or name.endswith(_WRAPPER_VARIABLES):
+                found.append(variable)
+    return found
+
+
+def _stored_elements(model: LiteModel) -> int:
+    biases = set()
+    for operator in model.operators:
+        position = _BIAS_POSITION.get(operator.name)
+        if position is not None and position < len(operator.inputs):
+            biases.add((operator.subgraph, operator.inputs[position]))
+    return sum(
+        prod(tensor.shape)
+        for tensor in model.tensors
+        if tensor.is_constant
+        and (tensor.dtype not in _INTEGERS or (tensor.subgraph, tensor.index) in biases)
+    )
+
+
+def refuse_loop(what: str) -> UnsupportedModelError:
+    """Returns the error for a model whose rounds cannot be counted."""
+    return UnsupportedModelError(
+        f"Expected a model without loops to count multiply-accumulates. Received: {what}. "
+        "Build recurrent layers with unroll=True."
+    )

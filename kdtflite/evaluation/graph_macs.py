@@ -1,0 +1,132 @@
+"""Multiply-accumulates from the TensorFlow graph of a Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import prod
+from typing import Any
+
+from kdtflite.errors import UnsupportedModelError
+
+__all__ = ["einsum_macs", "graph_macs"]
+
+_LOOPS = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case"})
+_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+
+
+def graph_macs(model: Any) -> int:
+    """Returns the multiply-accumulates of one sample; see `kdtflite.evaluation.macs`.
+
+    Why the graph and not the layers: it holds every call of a shared layer, the insides of
+    nested, wrapped and custom layers, and the matrix products of attention, each with its shape.
+    """
+    import tensorflow as tf
+
+    if not model.built or not model.inputs:
+        raise UnsupportedModelError(
+            f"Expected a built model with known inputs. Received: {model.name}. "
+            "Call it once on a batch, or build it with keras.Input."
+        )
+    for tensor in model.inputs:
+        if None in tensor.shape[1:]:
+            raise UnsupportedModelError(
+                "Expected fixed input sizes to count multiply-accumulates. Received: input "
+                f"{tensor.name} of shape {tuple(tensor.shape)}. Rebuild the model with them."
+            )
+    # One sample, whatever batch size the model was built with.
+    signature = [tf.TensorSpec([1, *t.shape[1:]], t.dtype) for t in model.inputs]
+
+    @tf.function(autograph=False)
+    def forward(*inputs: Any) -> Any:
+        structure = dict(zip(model.input_names, inputs, strict=True))
+        return model(structure if len(inputs) > 1 else inputs[0], training=False)
+
+    graph = forward.get_concrete_function(*signature).graph
+    functions = {f.signature.name: f for f in graph.as_graph_def().library.function}
+    return sum(_of_operation(operation) for operation in _operations(graph, functions))
+
+
+def _operations(graph: Any, functions: dict[str, Any]) -> Iterator[Any]:
+    for operation in graph.get_operations():
+        if operation.type in _LOOPS:
+            from kdtflite.evaluation.footprint import refuse_loop
+
+            raise refuse_loop(f"the operation {operation.name} ({operation.type})")
+        if operation.type in _CALLS:
+            called = functions[operation.get_attr("f").name]
+            yield from _operations(_with_shapes(graph, called, operation), functions)
+        else:
+            yield operation
+
+
+def _with_shapes(graph: Any, function: Any, call: Any) -> Any:
+    """Returns a called function's graph with the shapes of this call.
+
+    It was traced for any batch size (grouped convolutions are), and its own graph says None.
+    """
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+    unshaped = type(function)()
+    unshaped.CopyFrom(function)
+    # The shapes it was traced with stand here too, and would win.
+    unshaped.arg_attr.clear()
+    with graph.as_default():
+        return function_def_to_graph(unshaped, [tensor.shape for tensor in call.inputs])
+
+
+def _of_operation(operation: Any) -> int:
+    kind = operation.type
+    if kind in ("Conv2D", "Conv3D"):
+        kernel = _shape(operation, operation.inputs[1])
+        # (height, width, in, out): each output value is a dot product over all but the last.
+        return prod(_shape(operation, operation.outputs[0])) * prod(kernel[:-1])
+    if kind == "DepthwiseConv2dNative":
+        kernel = _shape(operation, operation.inputs[1])
+        return prod(_shape(operation, operation.outputs[0])) * prod(kernel[:2])
+    if kind in ("Conv2DBackpropInput", "Conv3DBackpropInputV2"):
+        # A transposed convolution: (height, width, out, in), every input value meets every
+        # weight of its channel once.
+        kernel = _shape(operation, operation.inputs[1])
+        return prod(_shape(operation, operation.inputs[2])) * prod(kernel[:-1])
+    if kind == "MatMul":
+        left = _shape(operation, operation.inputs[0])
+        inner = left[0] if operation.get_attr("transpose_a") else left[1]
+        return prod(_shape(operation, operation.outputs[0])) * inner
+    if kind in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"):
+        left = _shape(operation, operation.inputs[0])
+        inner = left[-2] if operation.get_attr("adj_x") else left[-1]
+        return prod(_shape(operation, operation.outputs[0])) * inner
+    if kind == "Einsum":
+        equation = operation.get_attr("equation").decode()
+        return einsum_macs(equation, [_shape(operation, t) for t in operation.inputs])
+    return 0
+
+
+def einsum_macs(equation: str, shapes: Iterable[tuple[int, ...]]) -> int:
+    """Returns the multiply-accumulates of a two-operand einsum: the product of all its sizes.
+
+    Args:
+        equation: For example "abc,cd->abd"; "..." stands for shared leading axes.
+        shapes: Shape of each operand.
+    """
+    operands = equation.replace(" ", "").split("->")[0].split(",")
+    if len(operands) < 2:
+        return 0
+    sizes: dict[str, int] = {}
+    for operand, shape in zip(operands, shapes, strict=True):
+        head, dots, tail = operand.partition("...")
+        hidden = len(shape) - len(head) - len(tail)
+        axes = [*head, *(f"...{hidden - n}" for n in range(hidden if dots else 0)), *tail]
+        for axis, size in zip(axes, shape, strict=True):
+            # Broadcasting: an axis of size 1 stretches to the other operand's.
+            sizes[axis] = max(size, sizes.get(axis, 1))
+    return prod(sizes.values())
+
+
+def _shape(operation: Any, tensor: Any) -> tuple[int, ...]:
+    if tensor.shape.rank is None or None in tensor.shape:
+        raise UnsupportedModelError(
+            "Expected sizes that are known before the model runs. Received: shape "
+            f"{tensor.shape} at the operation {operation.name}. Rebuild the model with fixed sizes."
+        )
+    return tuple(tensor.shape)

@@ -1,0 +1,148 @@
+"""What stands in a .tflite file, read from its flatbuffer without running anything."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdtflite.errors import ModelFileError
+
+__all__ = ["FileTensor", "Operator", "read_graph"]
+
+_IDENTIFIER = b"TFL3"
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """A tensor of a file.
+
+    Attributes:
+        index: Index in its subgraph.
+        subgraph: Index of its subgraph; 0 is the main one.
+        name: Name in the file; the converter keeps the path of the Keras layer in it.
+        shape: Shape as stored.
+        dtype: TensorFlow Lite's type in lower case: "int8", "float32", ...
+        scales: Quantization scales: none, one, or one a channel.
+        zero_points: As many zero points.
+        is_constant: Its values are stored in the file.
+        bytes: Bytes stored for it.
+    """
+
+    index: int
+    subgraph: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    is_constant: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator of a file: its kind and the indices of its tensors (-1: left out)."""
+
+    index: int
+    subgraph: int
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    custom: bool
+
+
+def read_graph(content: bytes) -> tuple[tuple[FileTensor, ...], tuple[Operator, ...]]:
+    """Reads all tensors and operators of a .tflite file.
+
+    Raises:
+        ModelFileError: `content` is no .tflite file, or its structure leads outside of it.
+    """
+    if not content:
+        raise ModelFileError("The file is empty. Expected a .tflite file.")
+    if len(content) < 8 or content[4:8] != _IDENTIFIER:
+        raise ModelFileError(
+            "This is no .tflite file. Expected the identifier TFL3 at byte 4. "
+            f"Received: {content[4:8]!r}."
+        )
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        model = schema.Model.GetRootAs(content, 0)
+        tensors = tuple(_tensors(schema, model, len(content)))
+        operators = tuple(_operators(schema, model))
+        by_subgraph = [model.Subgraphs(s).TensorsLength() for s in range(model.SubgraphsLength())]
+        used = [(o.subgraph, i) for o in operators for i in (*o.inputs, *o.outputs)]
+        if not by_subgraph or any(not -1 <= i < by_subgraph[s] for s, i in used):
+            raise ValueError("an operator names a tensor that is not there")
+    except (
+        struct.error,
+        ValueError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise ModelFileError(
+            "The .tflite file is damaged or cut off: its structure leads outside the "
+            f"{len(content):,} bytes it has. Copy it again or convert the model again."
+        ) from error
+    return tensors, operators
+
+
+def _names(enumeration: Any) -> dict[int, str]:
+    return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}
+
+
+def _tensors(schema: Any, model: Any, size: int) -> Any:
+    types = _names(schema.TensorType)
+    for s in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(s)
+        for t in range(graph.TensorsLength()):
+            tensor = graph.Tensors(t)
+            buffer = model.Buffers(tensor.Buffer())
+            # Buffers of files over 2 GB stand behind the flatbuffer, by offset and size.
+            stored = buffer.DataLength() or buffer.Size()
+            if stored > size or buffer.Offset() > size:
+                raise ValueError("a buffer leads outside the file")
+            quantization = tensor.Quantization()
+            scales = zero_points = ()
+            if quantization is not None and quantization.ScaleLength():
+                scales = tuple(float(v) for v in quantization.ScaleAsNumpy())
+                zero_points = tuple(int(v) for v in quantization.ZeroPointAsNumpy())
+            yield FileTensor(
+                index=t,
+                subgraph=s,
+                name=(tensor.Name() or b"").decode(errors="replace"),
+                shape=tuple(int(v) for v in np.atleast_1d(tensor.ShapeAsNumpy()))
+                if tensor.ShapeLength()
+                else (),
+                dtype=types[tensor.Type()].lower(),
+                scales=scales,
+                zero_points=zero_points,
+                is_constant=stored > 0,
+                bytes=stored,
+            )
+
+
+def _operators(schema: Any, model: Any) -> Any:
+    builtins = _names(schema.BuiltinOperator)
+    for s in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(s)
+        for o in range(graph.OperatorsLength()):
+            operator = graph.Operators(o)
+            code = model.OperatorCodes(operator.OpcodeIndex())
+            # Old files keep the code in a byte of its own; both are filled for codes below 127.
+            kind = builtins[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+            custom = kind == "CUSTOM"
+            yield Operator(
+                index=o,
+                subgraph=s,
+                name=(code.CustomCode() or b"CUSTOM").decode(errors="replace") if custom else kind,
+                inputs=tuple(int(operator.Inputs(i)) for i in range(operator.InputsLength())),
+                outputs=tuple(int(operator.Outputs(i)) for i in range(operator.OutputsLength())),
+                custom=custom,
+            )

@@ -1,0 +1,466 @@
+"""A .tflite file: its bytes, its tensors, its arithmetic, and what it predicts."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kdtflite.errors import DataError, ModelFileError
+from kdtflite.files import write_bytes
+from kdtflite.flatbuffer import FileTensor, Operator, read_graph
+from kdtflite.progress import track
+
+__all__ = ["LiteModel", "TensorSpec", "dequantize", "quantize"]
+
+Array = NDArray[Any]
+
+# Interpreters for "big sets" only: starting a second one costs more than a few dozen invokes.
+_SAMPLES_WORTH_A_WORKER = 256
+# Samples a chunk: bounds the memory for quantized copies, and is the step of the progress bar.
+_CHUNK = 64
+
+
+def quantize(x: ArrayLike, scale: float, zero_point: int, dtype: str) -> Array:
+    """Turns real values into integer codes: q = clamp(round(x / scale) + zero_point).
+
+    Rounds half away from zero and saturates, in float32, as LiteRT's QUANTIZE kernel does. NaN,
+    for which no code is right, becomes the zero point, the code of 0.0.
+
+    Args:
+        x: Real values of any shape, taken as float32.
+        scale: Step between two codes; positive.
+        zero_point: The code of 0.0.
+        dtype: "int8", "uint8" or "int16".
+
+    Returns:
+        Codes of `dtype`, in the shape of `x`.
+    """
+    info = np.iinfo(dtype)
+    # A tiny scale overflows to infinity, which saturates as it should.
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.asarray(x, np.float32) / np.float32(scale)
+        whole = np.trunc(steps)
+        # Not floor(v + 0.5): in float32 0.49999997 + 0.5 is 1.0. v - trunc(v) is exact.
+        away = np.copysign(np.abs(steps - whole) >= np.float32(0.5), steps)
+        rounded = np.nan_to_num(whole + away, nan=0.0, posinf=2.0**24, neginf=-(2.0**24))
+    # Beyond 2²⁴ float32 skips integers, but every code of 16 bits has saturated long before.
+    codes = np.clip(rounded, -(2.0**24), 2.0**24).astype(np.int32) + np.int32(zero_point)
+    return np.clip(codes, info.min, info.max).astype(dtype)
+
+
+def dequantize(q: Array, scale: float, zero_point: int) -> NDArray[np.float32]:
+    """Turns integer codes into real values: x = (q - zero_point) * scale, in float32."""
+    return (q.astype(np.int32) - np.int32(zero_point)).astype(np.float32) * np.float32(scale)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a file.
+
+    Attributes:
+        name: Name in the file's signature, which for kdtflite's files is the Keras layer's.
+        index: Tensor index for the interpreter.
+        shape: Shape as stored; the batch is usually 1.
+        shape_signature: The same with -1 where the size may be changed.
+        dtype: "int8", "uint8", "int16", "float32", "int32", ...
+        scale: Step between two codes, or None where the tensor is not quantized.
+        zero_point: Code of 0.0, or None where the tensor is not quantized.
+    """
+
+    name: str
+    index: int
+    shape: tuple[int, ...]
+    shape_signature: tuple[int, ...]
+    dtype: str
+    scale: float | None
+    zero_point: int | None
+
+    def quantize(self, x: ArrayLike) -> Array:
+        """Returns `x` as this tensor takes it.
+
+        An array of the tensor's own integer dtype holds codes and passes unchanged. Anything
+        else holds real values: an image of uint8 pixels 0..255 for an int8 input is quantized.
+        """
+        x = np.asarray(x)
+        if str(x.dtype) == self.dtype:
+            return x
+        if self.scale is None or self.zero_point is None:
+            return x.astype(self.dtype)
+        return quantize(x, self.scale, self.zero_point, self.dtype)
+
+    def dequantize(self, q: Array) -> Array:
+        """Returns codes as real values, float32; a tensor that is not quantized as it is."""
+        if self.scale is None or self.zero_point is None:
+            return q
+        return dequantize(q, self.scale, self.zero_point)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the specification as plain values for JSON."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "scale": self.scale,
+            "zero_point": self.zero_point,
+        }
+
+
+@dataclass(frozen=True)
+class LiteModel:
+    """The bytes of a .tflite file and everything one asks of them.
+
+    Args:
+        content: The file, whole.
+
+    Raises:
+        ModelFileError: `content` is no .tflite file, or a damaged one.
+    """
+
+    content: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _ = self.inputs  # reads and checks the file now, rather than at the first use
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LiteModel:
+        """Reads a .tflite file.
+
+        Raises:
+            ModelFileError: The file is missing, empty, damaged or of another format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "missing"
+            raise ModelFileError(f"Expected a .tflite file at {path}; it is {kind}.")
+        try:
+            return cls(path.read_bytes())
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from error
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        option: str = "overwrite=True",
+    ) -> Path:
+        """Writes the file, whole or not at all, and returns its path."""
+        return write_bytes(path, self.content, overwrite=overwrite, option=option)
+
+    @functools.cached_property
+    def _graph(self) -> tuple[tuple[FileTensor, ...], tuple[Operator, ...]]:
+        return read_graph(self.content)
+
+    @property
+    def tensors(self) -> tuple[FileTensor, ...]:
+        """Every tensor of every subgraph, constants included."""
+        return self._graph[0]
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """Every operator of every subgraph, in execution order."""
+        return self._graph[1]
+
+    @functools.cached_property
+    def _ends(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        _ = self._graph  # Python finds a damaged file before native code walks into it
+        interpreter = self._new_interpreter(threads=1, xnnpack=False)
+        signatures = interpreter._get_full_signature_list()
+        first: dict[str, dict[str, int]] = next(iter(signatures.values()), {})
+        return (
+            _specs(interpreter.get_input_details(), first.get("inputs", {})),
+            _specs(interpreter.get_output_details(), first.get("outputs", {})),
+        )
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the file takes, in the file's order, which need not be the Keras model's."""
+        return self._ends[0]
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the file gives, in the file's order."""
+        return self._ends[1]
+
+    def _new_interpreter(self, *, threads: int, xnnpack: bool) -> Any:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        resolver = (
+            OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
+        try:
+            return Interpreter(
+                model_content=self.content,
+                num_threads=threads,
+                experimental_op_resolver_type=resolver,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise ModelFileError(
+                f"LiteRT does not take this file: {_one_line(error)}. It was written by another "
+                "program or is damaged; convert the model again."
+            ) from error
+
+    def interpreter(self, *, threads: int = 1, xnnpack: bool = True) -> Any:
+        """Returns a new LiteRT interpreter with its tensors allocated.
+
+        Args:
+            threads: Threads inside one invoke.
+            xnnpack: Use LiteRT's default delegate; False runs the built-in kernels.
+
+        Raises:
+            ModelFileError: LiteRT or the delegate refuses the file.
+        """
+        interpreter = self._new_interpreter(threads=threads, xnnpack=xnnpack)
+        try:
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ModelFileError(
+                f"LiteRT cannot run this file with {'XNNPACK' if xnnpack else 'built-in kernels'}: "
+                f"{_one_line(error)}."
+            ) from error
+        return interpreter
+
+    def predict(
+        self,
+        x: ArrayLike | Mapping[str, ArrayLike],
+        *,
+        dequantize: bool = True,
+        workers: int | None = None,
+        batch_size: int = 1,
+        xnnpack: bool = True,
+        progress: bool = False,
+    ) -> Any:
+        """Runs the file over samples; the outputs are the same whatever the workers and batch.
+
+        Args:
+            x: Samples, shape (samples, ...), or for several inputs a dict of them by input
+                name. An array of the input's own integer dtype holds codes; any other holds
+                real values, which are quantized here.
+            dequantize: Give real values, float32; False gives the file's own codes.
+            workers: Interpreters side by side, each in a thread of its own with one thread
+                inside. None takes one a core for sets of several hundred samples.
+            batch_size: Samples an invoke. Files that cannot be resized run one by one.
+            xnnpack: Use LiteRT's default delegate; False runs the built-in kernels.
+            progress: Show a progress bar.
+
+        Returns:
+            Outputs, shape (samples, ...), or a dict of them by name where the file has several.
+
+        Raises:
+            DataError: `x` does not fit the file's inputs, or holds NaN.
+        """
+        samples = self._fit(x)
+        count = len(next(iter(samples.values())))
+        if workers is None:
+            workers = min(os.cpu_count() or 1, max(1, count // _SAMPLES_WORTH_A_WORKER))
+        runner = _Runner(self, samples, batch_size=batch_size, xnnpack=xnnpack, count=count)
+        starts = range(0, count, _CHUNK - _CHUNK % runner.batch_size or runner.batch_size)
+        if workers == 1:
+            for start in track(starts, "Predicting", quiet=not progress):
+                runner.run(start, starts.step)
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                done = pool.map(lambda start: runner.run(start, starts.step), starts)
+                for _ in track(done, "Predicting", total=len(starts), quiet=not progress):
+                    pass
+        given = {
+            spec.name: spec.dequantize(runner.outputs[spec.name])
+            if dequantize
+            else runner.outputs[spec.name]
+            for spec in self.outputs
+        }
+        return given if len(given) > 1 else next(iter(given.values()))
+
+    def _fit(self, x: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, Array]:
+        """Returns the samples by input name, or says what does not fit."""
+        names = [spec.name for spec in self.inputs]
+        if not isinstance(x, Mapping):
+            if len(names) > 1:
+                raise DataError(
+                    f"This file has {len(names)} inputs. Expected a dict with the keys "
+                    f"{', '.join(names)}. Received: one {type(x).__name__}."
+                )
+            x = {names[0]: x}
+        if set(x) != set(names):
+            raise DataError(
+                f"Expected inputs named {', '.join(names)}. Received: {', '.join(map(str, x))}."
+            )
+        samples = {name: np.asarray(value) for name, value in x.items()}
+        for spec in self.inputs:
+            _check_samples(spec, samples[spec.name])
+        if len({len(value) for value in samples.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(value)}" for name, value in samples.items())
+            raise DataError(f"Expected as many samples for every input. Received: {lengths}.")
+        return samples
+
+    def summary(self) -> str:
+        """Returns the file's size, inputs, outputs, operators and tensor dtypes as text."""
+        operators: dict[str, int] = {}
+        for operator in self.operators:
+            operators[operator.name] = operators.get(operator.name, 0) + 1
+        dtypes: dict[str, int] = {}
+        for tensor in self.tensors:
+            dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
+        constants = sum(tensor.bytes for tensor in self.tensors if tensor.is_constant)
+        lines = [f"{len(self.content):,} bytes, of which {constants:,} are weights and constants"]
+        for label, specs in (("input", self.inputs), ("output", self.outputs)):
+            for spec in specs:
+                quantization = (
+                    "not quantized"
+                    if spec.scale is None
+                    else f"scale {spec.scale:.9g}, zero point {spec.zero_point}"
+                )
+                lines.append(
+                    f"{label} {spec.name}: {spec.dtype} {list(spec.shape)}, {quantization}"
+                )
+        lines.append("operators: " + ", ".join(f"{n} × {c}" for n, c in sorted(operators.items())))
+        lines.append("tensors: " + ", ".join(f"{n} × {c}" for n, c in sorted(dtypes.items())))
+        return "\n".join(lines)
+
+
+class _Runner:
+    """Interpreters over one set of samples, an interpreter a thread, outputs in one place."""
+
+    def __init__(
+        self,
+        model: LiteModel,
+        samples: dict[str, Array],
+        *,
+        batch_size: int,
+        xnnpack: bool,
+        count: int,
+    ) -> None:
+        self.model = model
+        self.samples = samples
+        self.xnnpack = xnnpack
+        self.count = count
+        self._idle: list[tuple[Any, int]] = []
+        fixed = model.inputs[0].shape[0] if model.inputs[0].shape else 1
+        self.batch_size = self._agreed_batch(max(1, batch_size), fixed)
+        self.outputs = {
+            spec.name: np.empty((count, *spec.shape[1:]), spec.dtype) for spec in model.outputs
+        }
+
+    def _agreed_batch(self, wanted: int, fixed: int) -> int:
+        """Returns `wanted` if the file, resized, gives what it gives one by one, else its own."""
+        wanted = min(wanted, self.count)
+        if wanted in (fixed, 0, 1) or self.count < 2:
+            return fixed
+        try:
+            resized = self._resized(wanted)
+            batch = self._invoke(resized, 0, wanted)
+        except (ValueError, RuntimeError, ModelFileError):
+            return fixed
+        single = self._resized(fixed)
+        # A batch folded into another axis (a hard-coded reshape) shows in the first two samples.
+        for start in range(0, min(2, wanted), fixed):
+            alone = self._invoke(single, start, fixed)
+            for spec in self.model.outputs:
+                part = batch[spec.name]
+                if len(part) != wanted or not np.array_equal(
+                    part[start : start + fixed], alone[spec.name][: len(part) - start]
+                ):
+                    return fixed
+        return wanted
+
+    def _resized(self, batch: int) -> Any:
+        interpreter = self.model._new_interpreter(threads=1, xnnpack=self.xnnpack)
+        for spec in self.model.inputs:
+            if spec.shape and spec.shape[0] != batch:
+                interpreter.resize_tensor_input(spec.index, [batch, *spec.shape[1:]])
+        try:
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ModelFileError(f"LiteRT cannot run this file: {_one_line(error)}.") from error
+        return interpreter
+
+    def _invoke(self, interpreter: Any, start: int, batch: int) -> dict[str, Array]:
+        for spec in self.model.inputs:
+            value = spec.quantize(self.samples[spec.name][start : start + batch])
+            interpreter.set_tensor(spec.index, _padded(value, batch))
+        interpreter.invoke()
+        return {spec.name: interpreter.get_tensor(spec.index) for spec in self.model.outputs}
+
+    def run(self, start: int, length: int) -> None:
+        """Runs samples start to start + length and stores their outputs."""
+        try:
+            # list.pop is atomic: each thread takes an idle interpreter or makes its own.
+            interpreter, batch = self._idle.pop()
+        except IndexError:
+            interpreter, batch = self._resized(self.batch_size), self.batch_size
+        stop = min(start + length, self.count)
+        inputs = [
+            (spec.index, spec.quantize(self.samples[spec.name][start:stop]))
+            for spec in self.model.inputs
+        ]
+        outputs = [(spec.index, self.outputs[spec.name]) for spec in self.model.outputs]
+        for first in range(0, stop - start, batch):
+            for index, value in inputs:
+                interpreter.set_tensor(index, _padded(value[first : first + batch], batch))
+            interpreter.invoke()
+            here = slice(start + first, min(start + first + batch, stop))
+            for index, target in outputs:
+                target[here] = interpreter.get_tensor(index)[: here.stop - here.start]
+        self._idle.append((interpreter, batch))
+
+
+def _padded(value: Array, batch: int) -> Array:
+    """Returns `value` with its last sample repeated up to `batch` samples."""
+    if len(value) == batch:
+        return value
+    return np.concatenate([value, np.repeat(value[-1:], batch - len(value), axis=0)])
+
+
+def _check_samples(spec: TensorSpec, value: Array) -> None:
+    wanted = spec.shape_signature[1:]
+    fits = value.ndim == len(wanted) + 1 and all(
+        want in (-1, got) for want, got in zip(wanted, value.shape[1:], strict=True)
+    )
+    if not fits:
+        raise DataError(
+            f"Expected shape (samples{''.join(f', {size}' for size in wanted)}) for input "
+            f"{spec.name}. Received: {value.shape}. "
+            "A single sample needs a leading axis: x[None]."
+        )
+    if len(value) == 0:
+        raise DataError(f"Expected at least one sample for input {spec.name}. Received: none.")
+    if not np.issubdtype(value.dtype, np.number) and value.dtype != np.bool_:
+        raise DataError(f"Expected numbers for input {spec.name}. Received: {value.dtype}.")
+    if np.issubdtype(value.dtype, np.floating) and np.isnan(value).any():
+        where = np.unique(np.nonzero(np.isnan(value))[0])
+        raise DataError(
+            f"Expected no NaN in input {spec.name}. Received NaN in {len(where)} samples, "
+            f"the first at {where[0]}. Clean the data first."
+        )
+
+
+def _specs(details: list[dict[str, Any]], names: Mapping[str, int]) -> tuple[TensorSpec, ...]:
+    by_index = {index: name for name, index in names.items()}
+    specs = []
+    for detail in details:
+        scales = detail["quantization_parameters"]["scales"]
+        zero_points = detail["quantization_parameters"]["zero_points"]
+        specs.append(
+            TensorSpec(
+                name=by_index.get(detail["index"], detail["name"]),
+                index=int(detail["index"]),
+                shape=tuple(int(size) for size in detail["shape"]),
+                shape_signature=tuple(int(size) for size in detail["shape_signature"]),
+                dtype=np.dtype(detail["dtype"]).name,
+                scale=float(scales[0]) if len(scales) else None,
+                zero_point=int(zero_points[0]) if len(zero_points) else None,
+            )
+        )
+    return tuple(specs)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,294 @@
+"""The configuration of one Keras 3 layer, mended until tf_keras can build the layer from it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NoReturn
+
+import numpy as np
+import tf_keras as keras
+
+from kdtflite.errors import UnsupportedModelError
+from kdtflite.models.activations import KERAS3_ACTIVATIONS
+
+__all__ = [
+    "SUPPORTED_LAYERS",
+    "accepted_arguments",
+    "describe",
+    "is_built_in",
+    "layer_from_config",
+    "refuse_layer",
+]
+
+# Layers that mean the same in both generations once their configuration is mended. Each conversion
+# is proven by running both models, so a name here is a claim that is checked every time.
+SUPPORTED_LAYERS = frozenset(
+    [
+        "Activation",
+        "ActivityRegularization",
+        "Add",
+        "AdditiveAttention",
+        "AlphaDropout",
+        "Attention",
+        "Average",
+        "AveragePooling1D",
+        "AveragePooling2D",
+        "AveragePooling3D",
+        "BatchNormalization",
+        "Bidirectional",
+        "CategoryEncoding",
+        "CenterCrop",
+        "Concatenate",
+        "Conv1D",
+        "Conv1DTranspose",
+        "Conv2D",
+        "Conv2DTranspose",
+        "Conv3D",
+        "Conv3DTranspose",
+        "ConvLSTM1D",
+        "ConvLSTM2D",
+        "ConvLSTM3D",
+        "Cropping1D",
+        "Cropping2D",
+        "Cropping3D",
+        "Dense",
+        "DepthwiseConv1D",
+        "DepthwiseConv2D",
+        "Dot",
+        "Dropout",
+        "ELU",
+        "EinsumDense",
+        "Embedding",
+        "Flatten",
+        "GRU",
+        "GaussianDropout",
+        "GaussianNoise",
+        "GlobalAveragePooling1D",
+        "GlobalAveragePooling2D",
+        "GlobalAveragePooling3D",
+        "GlobalMaxPooling1D",
+        "GlobalMaxPooling2D",
+        "GlobalMaxPooling3D",
+        "GroupNormalization",
+        "Identity",
+        "LSTM",
+        "LayerNormalization",
+        "LeakyReLU",
+        "Masking",
+        "MaxPooling1D",
+        "MaxPooling2D",
+        "MaxPooling3D",
+        "Maximum",
+        "Minimum",
+        "MultiHeadAttention",
+        "Multiply",
+        "Normalization",
+        "PReLU",
+        "Permute",
+        "RandomBrightness",
+        "RandomContrast",
+        "RandomCrop",
+        "RandomFlip",
+        "RandomRotation",
+        "RandomTranslation",
+        "RandomZoom",
+        "ReLU",
+        "RepeatVector",
+        "Rescaling",
+        "Reshape",
+        "Resizing",
+        "SeparableConv1D",
+        "SeparableConv2D",
+        "SimpleRNN",
+        "Softmax",
+        "SpatialDropout1D",
+        "SpatialDropout2D",
+        "SpatialDropout3D",
+        "Subtract",
+        "TimeDistributed",
+        "UnitNormalization",
+        "UpSampling1D",
+        "UpSampling2D",
+        "UpSampling3D",
+        "ZeroPadding1D",
+        "ZeroPadding2D",
+        "ZeroPadding3D",
+    ]
+)
+
+# Keras 3 arguments that choose how random numbers or kernels are made, never what is computed.
+_HARMLESS = frozenset({"seed", "use_cudnn", "flash_attention", "autocast"})
+
+
+def is_built_in(obj: Any) -> bool:
+    """Says whether the class of `obj` itself (not only a base of it) is Keras 3's own."""
+    return type(obj).__module__.split(".")[0] == "keras"
+
+
+def describe(layer: Any) -> str:
+    """Returns how messages name a layer: its name and class."""
+    return f"layer {getattr(layer, 'name', '?')!r} ({type(layer).__name__})"
+
+
+def refuse_layer(where: str, why: str, advice: str) -> NoReturn:
+    """Raises the UnsupportedModelError of one layer."""
+    raise UnsupportedModelError(
+        f"The Keras 3 model cannot be carried over to tf_keras because of {where}: {why} {advice}"
+    )
+
+
+def layer_from_config(layer: Any) -> keras.layers.Layer:
+    """Builds the tf_keras layer that computes what a Keras 3 layer does; weights are not copied.
+
+    Args:
+        layer: A Keras 3 layer whose class name is in `SUPPORTED_LAYERS`, wrappers excepted.
+
+    Raises:
+        UnsupportedModelError: The layer uses something that tf_keras has no equal of.
+    """
+    name = type(layer).__name__
+    target = getattr(keras.layers, name)
+    where = describe(layer)
+    config = layer.get_config()
+    if config.get("stateful"):
+        refuse_layer(where, "it is stateful.", "Build it with stateful=False.")
+    if name == "LeakyReLU":
+        config["alpha"] = config.pop("negative_slope")
+    if name == "Normalization" and config.get("mean") is None:
+        # As constants in the configuration the statistics survive clone_model and .h5 files;
+        # tf_keras forgets adapted ones there.
+        config["mean"], config["variance"] = (array.tolist() for array in layer.get_weights()[:2])
+    accepted = accepted_arguments(target)
+    mended: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in accepted:
+            mended.update(_mended(key, value, where))
+        elif key not in _HARMLESS and not _is_off(type(layer), key, value):
+            refuse_layer(
+                where,
+                f"its argument {key}={value!r} has no equal in tf_keras.",
+                f"Build the layer without `{key}`.",
+            )
+    # Not from_config: MultiHeadAttention's asks for input shapes that the call will tell anyway.
+    return target(**mended)
+
+
+def _mended(key: str, value: Any, where: str) -> dict[str, Any]:
+    """Returns the argument as tf_keras wants it, or nothing where its default serves."""
+    if key == "dtype":
+        return {key: _dtype_name(value, where)}
+    if key.endswith("_initializer"):
+        return _initializer(key, value)
+    if key.endswith("_regularizer"):
+        return {key: _rebuilt(value, keras.regularizers, "regularizer", where)}
+    if key.endswith("_constraint"):
+        return {key: _rebuilt(value, keras.constraints, "constraint", where)}
+    if key.endswith("activation"):
+        return {key: _activation(value, where)}
+    if key == "seed":
+        return {key: value if isinstance(value, int) else None}
+    if isinstance(value, dict) and "class_name" in value:
+        refuse_layer(
+            where,
+            f"its argument {key} holds a {value['class_name']}.",
+            "Pass plain numbers, strings or lists there.",
+        )
+    return {key: value}
+
+
+def _dtype_name(value: Any, where: str) -> str:
+    if isinstance(value, dict):
+        name = (value.get("config") or {}).get("name")
+        if value.get("class_name") != "DTypePolicy" or name is None:
+            refuse_layer(
+                where,
+                f"its dtype policy is a {value.get('class_name')}.",
+                "Hand over the float model, before `model.quantize()`; kdtflite quantizes it.",
+            )
+        return str(name)
+    return str(value)
+
+
+def _initializer(key: str, value: Any) -> dict[str, Any]:
+    # Every weight is copied, so an initializer that tf_keras lacks is replaced by its default.
+    if not isinstance(value, dict):
+        return {key: value} if value is None or isinstance(value, str) else {}
+    target = getattr(keras.initializers, str(value.get("class_name")), None)
+    if target is None or value.get("registered_name"):
+        return {}
+    kept = {
+        name: item
+        for name, item in (value.get("config") or {}).items()
+        if name in accepted_arguments(target) and isinstance(item, int | float | str | None)
+    }
+    return {key: target(**kept)}
+
+
+def _rebuilt(value: Any, namespace: Any, kind: str, where: str) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    class_name = value.get("class_name") if isinstance(value, dict) else type(value).__name__
+    target = getattr(namespace, str(class_name), None)
+    if target is None or not isinstance(value, dict) or value.get("registered_name"):
+        refuse_layer(
+            where,
+            f"its {kind} {class_name} is not one of Keras' own.",
+            f"Use a built-in {kind}, or none: it plays no part in inference.",
+        )
+    return target(**(value.get("config") or {}))
+
+
+def _activation(value: Any, where: str) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, str) and value in KERAS3_ACTIVATIONS:
+        return KERAS3_ACTIVATIONS[value]
+    name = value if isinstance(value, str) else _activation_name(value)
+    refuse_layer(
+        where,
+        f"its activation {name} has no equal in tf_keras.",
+        "Use a layer of its own for it (ReLU, LeakyReLU, PReLU, ELU, Softmax), or one of: "
+        f"{', '.join(sorted(KERAS3_ACTIVATIONS))}.",
+    )
+
+
+def _activation_name(value: Any) -> str:
+    if not isinstance(value, dict):
+        return repr(value)
+    config = value.get("config")
+    if "code" in value or value.get("class_name") == "__lambda__":
+        return "lambda"
+    return repr(config if isinstance(config, str) else value.get("class_name"))
+
+
+def accepted_arguments(target: type) -> set[str]:
+    """Returns the names of all arguments that a class' constructor takes, its bases' included."""
+    names: set[str] = set()
+    for base in target.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        names |= set(parameters)
+        if base is keras.layers.Layer:
+            names.add("activity_regularizer")
+        if base is keras.layers.RNN:
+            names.add("zero_output_for_mask")  # read from **kwargs
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return names - {"self", "args", "kwargs"}
+
+
+def _is_off(source: type, key: str, value: Any) -> bool:
+    """Says whether an argument that tf_keras lacks holds the value that leaves it unused."""
+    if value is None or value is False:
+        return True
+    # Keras 3 took over tf_keras' layout as its default; the constructor stores the resolved name.
+    if key == "data_format":
+        return bool(value == "channels_last")
+    for base in source.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameter = inspect.signature(base.__init__).parameters.get(key)  # type: ignore[misc]
+        if parameter is not None and parameter.default is not inspect.Parameter.empty:
+            return bool(np.array_equal(value, parameter.default))
+    return False

@@ -1,0 +1,58 @@
+"""Progress for whatever takes over a second: a bar on a terminal, a line a step otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["console", "say", "track"]
+
+T = TypeVar("T")
+
+# Progress goes to stderr: stdout belongs to results (`--json | jq`).
+console = Console(stderr=True)
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+def say(message: str) -> None:
+    """Prints one line of progress."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def track(
+    items: Iterable[T], description: str, *, total: int | None = None, quiet: bool = False
+) -> Iterator[T]:
+    """Yields `items` while showing how many are done.
+
+    Args:
+        items: What is worked through.
+        description: What is being done, as the bar's label.
+        total: How many items there are; taken from `len(items)` where it has one.
+        quiet: Show nothing.
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    if quiet:
+        yield from items
+        return
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as progress:
+            yield from progress.track(items, total=total, description=description)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"{description}: {done}" + (f" of {total}" if total else ""))

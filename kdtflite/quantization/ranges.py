@@ -1,0 +1,109 @@
+"""Activation ranges from data, before the first training step.
+
+TFMOT starts every range at ±6 (the input's at 0..0) and moves it by an average with decay 0.999
+and no correction of its start: a model just wrapped is garbage, and its ranges are still far off
+after hundreds of steps. One pass over representative data puts every range where it belongs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import tf_keras as keras
+
+from kdtflite.errors import DataError
+from kdtflite.progress import say
+from kdtflite.quantization.configs import quantizers
+
+__all__ = ["calibrate_ranges", "input_ranges"]
+
+# XNNPACK refuses a scale below 1e-8 (an activation that is always zero), the plain kernels do
+# not. 255 steps of 1e-6 are safely above.
+_NARROWEST = 255e-6
+
+_lock = threading.Lock()
+
+
+def calibrate_ranges(model: keras.Model, batches: Iterable[Any]) -> int:
+    """Sets the ranges of all fake quantization in `model`.
+
+    An activation's range is the least and greatest value that the float activation takes over
+    all batches, and includes 0; a weight's is that of the weight.
+
+    Args:
+        model: A model wrapped by TFMOT.
+        batches: Inputs as the model takes them, shape (batch, ...).
+
+    Returns:
+        How many activation ranges were set.
+
+    Raises:
+        DataError: There is no batch, or an activation is NaN or infinite.
+    """
+    seen: dict[Any, tuple[Any, Any, float, float]] = {}
+
+    def observe(quantizer: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        del quantizer, training, kwargs
+        values = inputs.numpy()
+        low, high = weights["min_var"], weights["max_var"]
+        before = seen.get(low.ref(), (low, high, 0.0, 0.0))
+        seen[low.ref()] = (
+            low,
+            high,
+            min(before[2], float(np.min(values, initial=0.0))),
+            max(before[3], float(np.max(values, initial=0.0))),
+        )
+        return inputs
+
+    count = 0
+    # The quantizers stand in configurations, wrappers and activations of each layer: their class
+    # is the one place where all of them pass. Activations go on in float, as at conversion.
+    with (
+        _lock,
+        mock.patch.object(quantizers.MovingAverageQuantizer, "__call__", observe),
+        mock.patch.object(quantizers.AllValuesQuantizer, "__call__", observe),
+    ):
+        for batch in batches:
+            model(batch, training=False)
+            count += 1
+    if not count:
+        raise DataError("Expected at least one batch to calibrate on. Received: none.")
+    _set_weight_ranges(model)
+    for low, high, least, greatest in seen.values():
+        name = low.name.split("/")[0]
+        if not np.isfinite([least, greatest]).all():
+            raise DataError(
+                f"The output of layer {name} is NaN or infinite on the representative data. "
+                "Expected finite values: check the model's weights and the data's scaling."
+            )
+        if greatest - least < _NARROWEST:
+            say(f"Layer {name} is always zero on the representative data; its range is widened.")
+            greatest = least + _NARROWEST
+        low.assign(np.full(low.shape, least, np.float32))
+        high.assign(np.full(high.shape, greatest, np.float32))
+    return len(seen)
+
+
+def input_ranges(model: keras.Model) -> dict[str, tuple[float, float]]:
+    """Returns the range of each fake-quantized input by the input's name, where it was set."""
+    ranges = {}
+    for layer in model.layers:
+        if type(layer).__name__ != "QuantizeLayer" or not getattr(layer, "quantizer", None):
+            continue
+        low = float(np.min(layer.quantizer_vars["min_var"]))
+        high = float(np.max(layer.quantizer_vars["max_var"]))
+        if high > low:
+            name = layer.input.node.layer.name if hasattr(layer.input, "node") else layer.name
+            ranges[name] = (low, high)
+    return ranges
+
+
+def _set_weight_ranges(model: keras.Model) -> None:
+    for layer in model.layers:
+        for weight, quantizer, ranges in getattr(layer, "_weight_vars", ()):
+            # With training=True the quantizer itself stores the weight's range.
+            quantizer(weight, True, weights=ranges)

@@ -1,0 +1,74 @@
+"""Which layers are trained quantization-aware, which are calibrated, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["LayerQuantization", "QuantizationAwareness"]
+
+
+@dataclass(frozen=True)
+class LayerQuantization:
+    """How one layer becomes integer.
+
+    Attributes:
+        layer: Name of the layer in the float model.
+        kind: Its class.
+        how: "trained" (fake-quantized in training), "folded" (into a neighbour, or without
+            arithmetic of its own), or "calibrated" (from representative data at conversion).
+        why: The reason, where it is calibrated.
+    """
+
+    layer: str
+    kind: str
+    how: str
+    why: str = ""
+
+
+@dataclass
+class QuantizationAwareness:
+    """What `quantize_aware` did, as `model.quantization`.
+
+    Attributes:
+        layers: Every layer of the float model, in its order.
+        calibrated: The activation ranges were set from data.
+    """
+
+    layers: tuple[LayerQuantization, ...]
+    model: Any = field(repr=False)
+    calibrated: bool = False
+
+    def calibrate(self, batches: Iterable[Any]) -> None:
+        """Sets every activation range from batches of inputs, shape (batch, ...) each."""
+        from kdtflite.quantization.ranges import calibrate_ranges
+
+        calibrate_ranges(self.model, batches)
+        self.calibrated = True
+
+    def summary(self) -> str:
+        """Returns the layers as a table."""
+        table = Table(title=f"Quantization of {self.model.name}")
+        for column in ("layer", "class", "how", "why"):
+            table.add_column(column, overflow="fold")
+        for layer in self.layers:
+            table.add_row(layer.layer, layer.kind, layer.how, layer.why)
+        console = Console(width=100)
+        with console.capture() as capture:
+            console.print(table)
+        counts = {
+            how: sum(layer.how == how for layer in self.layers)
+            for how in ("trained", "folded", "calibrated")
+        }
+        return capture.get() + ", ".join(f"{count} {how}" for how, count in counts.items())
+
+    def to_dict(self) -> list[dict[str, str]]:
+        """Returns the layers as plain values for JSON."""
+        return [
+            {"class" if key == "kind" else key: value for key, value in asdict(layer).items()}
+            for layer in self.layers
+        ]

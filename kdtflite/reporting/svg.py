@@ -1,0 +1,80 @@
+"""A matplotlib Figure as SVG that stands inside a page and follows its theme."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from xml.etree import ElementTree
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from kdtflite.reporting.palette import CSS_NAMES
+
+__all__ = ["inline_svg"]
+
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+_COLOURS = re.compile("|".join(CSS_NAMES), re.IGNORECASE)
+_FONT = re.compile(r"(font: [^;']*?px )[^;]*")
+_FONT_FAMILY = re.compile(r"font-family: [^;]*")
+
+
+def inline_svg(figure: Figure, *, name: str, description: str) -> Markup:
+    """Returns the figure as one `<svg>` element without a reference to anything outside.
+
+    Text stays text, in the page's font; the palette's colours become CSS variables.
+
+    Args:
+        figure: What to draw.
+        name: Unique in the page; every id starts with it.
+        description: What the plot shows, for those who cannot see it.
+    """
+    buffer = io.BytesIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # Only measured with matplotlib's font; the browser draws it and has the glyph.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn = ElementTree.fromstring(buffer.getvalue())
+    root = ElementTree.Element(
+        "svg",
+        {
+            "viewBox": drawn.attrib["viewBox"],
+            "role": "img",
+            "aria-label": description,
+            "style": f"max-width: {figure.get_figwidth():.2f}in",
+            "class": "plot",
+        },
+    )
+    root.extend(_adopt(child, name) for child in drawn if _tag(child) != "metadata")
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _adopt(element: ElementTree.Element, name: str) -> ElementTree.Element:
+    """Returns a copy without namespaces, with ids of its own and with the page's colours."""
+    attributes = {}
+    for key, value in element.attrib.items():
+        if key == "id":
+            value = f"{name}-{value}"
+        elif key in (_XLINK, "href") and value.startswith("#"):
+            key, value = "href", f"#{name}-{value[1:]}"
+        elif key == _XLINK:
+            key = "href"
+        elif key == "style":
+            value = _FONT.sub(r"\1var(--font)", value)
+            value = _FONT_FAMILY.sub("font-family: var(--font)", value)
+            value = _COLOURS.sub(lambda found: f"var({CSS_NAMES[found[0].lower()]})", value)
+        else:
+            value = value.replace("url(#", f"url(#{name}-")
+        attributes[key] = value
+    copy = ElementTree.Element(_tag(element), attributes)
+    copy.text, copy.tail = element.text, element.tail
+    # A <style> inside the SVG would apply to the whole page.
+    copy.extend(_adopt(child, name) for child in element if _tag(child) != "style")
+    return copy
+
+
+def _tag(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]

@@ -1,0 +1,65 @@
+"""A report in the terminal: the models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from kdtflite.reporting.comparison import Cell, compare
+from kdtflite.reporting.schema import check
+
+__all__ = ["render_table"]
+
+# What fits 100 characters; the page has the rest.
+_COLUMNS = ("accuracy", "macro_f1", "parameters", "bytes", "macs", "p50")
+
+
+def render_table(report: Mapping[str, Any]) -> Table:
+    """Returns the comparison of the report's models as a table for `rich.print`.
+
+    The file to ship is marked with a star, the best value of each column is bold and green.
+
+    Args:
+        report: As `schema.Report` describes it.
+
+    Raises:
+        DataError: It is no report of a version that this kdtflite can show.
+
+    Example:
+        >>> rich.print(render_table(json.loads(Path("runs/digits/report.json").read_text())))
+    """
+    check(report)
+    comparison = compare(report)
+    # Text, because a name such as "[red]" in a str would be taken for markup.
+    table = Table(
+        title=Text(str(report["name"])), box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left"
+    )
+    table.add_column("Model", overflow="fold")
+    if comparison is None:
+        return table
+    shown = [
+        (place, column)
+        for place, column in enumerate(comparison.columns)
+        if column.key in _COLUMNS
+    ]
+    for _, column in shown:
+        table.add_column(column.title, justify="right")
+    for row in comparison.rows:
+        name = Text("★ " if row.shipped else "  ", style="bold" if row.shipped else "")
+        name.append(row.label)
+        table.add_row(name, *(_cell(row.cells[place]) for place, _ in shown))
+    if any(row.shipped for row in comparison.rows):
+        table.caption = "★ the file to ship; green: the best of its column"
+        table.caption_justify = "left"
+    return table
+
+
+def _cell(cell: Cell) -> Text:
+    text = Text(cell.text, style="bold green" if cell.best else "")
+    if cell.note:
+        text.append(f"\n{cell.note}", style="dim")
+    return text
