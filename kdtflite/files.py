@@ -71,11 +71,13 @@ def write_bytes(
     option: str = "overwrite=True",
 ) -> Path:
     """Writes `data` to `path`, whole or not at all, and returns the path."""
-    with staged(path, overwrite=overwrite, option=option) as temporary:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with (
+        staged(path, overwrite=overwrite, option=option) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     return Path(path)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["console", "say", "track"]
+__all__ = ["console", "logged_to", "say", "track"]
 
 T = TypeVar("T")
 
@@ -19,9 +22,25 @@ console = Console(stderr=True)
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+_logs: list[Path] = []
+
+
 def say(message: str) -> None:
-    """Prints one line of progress."""
+    """Prints one line of progress, and appends it to the log files that are open."""
     console.print(message, markup=False, highlight=False, soft_wrap=True)
+    for log in _logs:
+        with open(log, "a") as file:
+            file.write(f"{datetime.now().isoformat(timespec='seconds')} {message}\n")
+
+
+@contextlib.contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Appends every line of progress to the file `path` while the block runs."""
+    _logs.append(path)
+    try:
+        yield
+    finally:
+        _logs.remove(path)
 
 
 def track(

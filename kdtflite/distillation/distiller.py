@@ -14,8 +14,8 @@ from kdtflite.distillation.teachers.model import ModelTeacher, logits_of, resolv
 from kdtflite.errors import ConfigurationError, ShapeMismatchError, UnsupportedModelError
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.inspect import number_of_classes
+from kdtflite.models.keras3_callbacks import to_tf_keras_callback
 from kdtflite.models.keras3_objects import (
-    to_tf_keras_callback,
     to_tf_keras_loss,
     to_tf_keras_metric,
     to_tf_keras_optimizer,

@@ -21,11 +21,12 @@ def graph_macs(model: Any) -> int:
     nested, wrapped and custom layers, and the matrix products of attention, each with its shape.
     """
     import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     if not model.built or not model.inputs:
         raise UnsupportedModelError(
             f"Expected a built model with known inputs. Received: {model.name}. "
-            "Call it once on a batch, or build it with keras.Input."
+            "Make it a functional model: x = keras.Input(shape); keras.Model(x, model(x))."
         )
     for tensor in model.inputs:
         if None in tensor.shape[1:]:
@@ -41,7 +42,9 @@ def graph_macs(model: Any) -> int:
         structure = dict(zip(model.input_names, inputs, strict=True))
         return model(structure if len(inputs) > 1 else inputs[0], training=False)
 
-    graph = forward.get_concrete_function(*signature).graph
+    # Frozen: inside a called function a variable is a handle, and its shape is unknown.
+    function = forward.get_concrete_function(*signature)
+    graph = convert_variables_to_constants_v2(function, lower_control_flow=False).graph
     functions = {f.signature.name: f for f in graph.as_graph_def().library.function}
     return sum(_of_operation(operation) for operation in _operations(graph, functions))
 
@@ -70,8 +73,9 @@ def _with_shapes(graph: Any, function: Any, call: Any) -> Any:
     unshaped.CopyFrom(function)
     # The shapes it was traced with stand here too, and would win.
     unshaped.arg_attr.clear()
+    shapes = [tensor.shape for tensor in call.inputs]
     with graph.as_default():
-        return function_def_to_graph(unshaped, [tensor.shape for tensor in call.inputs])
+        return function_def_to_graph(unshaped, input_shapes=shapes)
 
 
 def _of_operation(operation: Any) -> int:

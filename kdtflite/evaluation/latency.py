@@ -130,7 +130,7 @@ class Benchmark:
                 str(latency.threads),
                 *(f"{value:.4g}" for value in values),
                 str(len(latency.milliseconds)),
-                f"{latency.delegate}, {latency.delegated} of {latency.operators} operators"
+                f"{latency.delegate} ({latency.delegated} of {latency.operators} ops)"
                 if latency.delegated
                 else latency.delegate,
             )

@@ -256,8 +256,8 @@ def _activation_name(value: Any) -> str:
     if not isinstance(value, dict):
         return repr(value)
     config = value.get("config")
-    if "code" in value or value.get("class_name") == "__lambda__":
-        return "lambda"
+    if "class_name" not in value or value["class_name"] == "__lambda__":
+        return "lambda"  # Keras 3 gives its bytecode alone
     return repr(config if isinstance(config, str) else value.get("class_name"))
 
 

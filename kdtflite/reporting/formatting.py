@@ -24,6 +24,9 @@ __all__ = [
 
 MISSING = "–"
 
+# No line break between a number and its unit.
+_SPACE = "\u00a0"
+
 
 def number(value: Any) -> float | None:
     """Returns `value` as a finite float, or None if it is missing, NaN, infinite or no number."""
@@ -56,9 +59,9 @@ def decimal(value: Any, digits: int = 3) -> str:
 
 
 def percent(value: Any, digits: int = 2) -> str:
-    """Returns a share as a percentage: 0.9733 is "97.33 %"."""
+    """Returns a share as a percentage, 0.9733 as "97.33 %"; the space does not break."""
     found = number(value)
-    return MISSING if found is None else f"{100 * found:.{digits}f} %"
+    return MISSING if found is None else f"{100 * found:.{digits}f}{_SPACE}%"
 
 
 def points(difference: Any) -> str:
@@ -68,8 +71,8 @@ def points(difference: Any) -> str:
         return MISSING
     text = f"{100 * abs(found):.2f}"
     if float(text) == 0:
-        return "±0 points"
-    return f"{'+' if found > 0 else '−'}{text} points"
+        return f"±0{_SPACE}points"
+    return f"{'+' if found > 0 else '−'}{text}{_SPACE}points"
 
 
 def count(value: Any) -> str:
@@ -93,7 +96,7 @@ def size(value: Any) -> str:
 def milliseconds(value: Any) -> str:
     """Returns milliseconds with three significant digits and the unit."""
     found = number(value)
-    return MISSING if found is None else f"{significant(found)} ms"
+    return MISSING if found is None else f"{significant(found)}{_SPACE}ms"
 
 
 def duration(value: Any) -> str:
@@ -102,10 +105,10 @@ def duration(value: Any) -> str:
     if found is None:
         return MISSING
     if found < 9.95:
-        return f"{found:.1f} s"
+        return f"{found:.1f}{_SPACE}s"
     whole = round(found)
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole}{_SPACE}s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(found / 60)
@@ -145,5 +148,5 @@ def _prefixed(value: float, unit: str) -> str:
     for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         # 999,950 reads "1.00 M", not "1,000 k".
         if abs(value) >= factor * 0.9995:
-            return f"{significant(value / factor)} {prefix}{unit}"
-    return f"{round(value)} {unit}".rstrip()
+            return f"{significant(value / factor)}{_SPACE}{prefix}{unit}"
+    return f"{round(value)}{_SPACE}{unit}" if unit else f"{round(value)}"

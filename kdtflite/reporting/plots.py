@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -46,7 +46,7 @@ def accuracy_versus_size(
         >>> accuracy_versus_size(report["models"], samples=450)
     """
     return _trade_off(
-        models, lambda model: number(model.get("bytes")), "File size (log scale)", size, samples
+        models, lambda model: number(model.get("bytes")), "File size (log scale)", _size_tick, samples
     )
 
 
@@ -123,8 +123,8 @@ def confusion_matrix(
 ) -> Figure:
     """Plots a confusion matrix: true classes down, predicted classes across.
 
-    The shade is the share of the true class, so that rare classes show too; up to 20 classes
-    each cell carries its count.
+    The shade follows the share of the true class (its square root), so that rare classes and
+    rare mistakes show too; up to 20 classes each cell carries its count.
 
     Args:
         matrix: Counts, shape (classes, classes).
@@ -153,8 +153,9 @@ def confusion_matrix(
     with _style():
         figure = Figure(figsize=(side, side * 0.9), layout="constrained")
         axes = figure.subplots()
-        # "none" keeps one pixel a cell in an SVG; the default would resample to the figure's dpi.
-        axes.imshow(shares, cmap=_shades(), vmin=0, vmax=1, interpolation="none")
+        # By the square root, since the few mistakes are what one looks for. "none" keeps one
+        # pixel a cell in an SVG, where the default would resample to the figure's dpi.
+        axes.imshow(shares, cmap=_shades(), norm=PowerNorm(0.5, 0, 1), interpolation="none")
         if classes <= _MOST_CELLS_WITH_NUMBERS:
             _write_counts(axes, counts, shares)
         step = math.ceil(classes / _MOST_TICKS)
@@ -186,7 +187,7 @@ def _trade_off(
         if x is not None and y is not None and x > 0:
             points.append((place, model, x, y))
     with _style():
-        figure = Figure(figsize=(_WIDTH, 4.1), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 3.6 + 0.19 * len(points)), layout="constrained")
         axes = figure.subplots()
         axes.set_xscale("log")
         for place, model, x, y in points:
@@ -202,7 +203,7 @@ def _trade_off(
                 markersize=8.5,
                 markeredgewidth=1.8,
                 markerfacecolor=colour if model.get("format") == "int8" else "none",
-                label=str(model.get("label") or model.get("key")),
+                label=_shorten(str(model.get("label") or model.get("key")), 48),
                 zorder=3,
             )
         axes.set_xlabel(label)
@@ -212,7 +213,7 @@ def _trade_off(
         if points:
             _log_ticks(axes, [x for _, _, x, _ in points], text)
             _cap_at_one(axes)
-            _legend(axes)
+            _legend(axes, columns=1)
     return figure
 
 
@@ -226,6 +227,11 @@ def _log_ticks(axes: Axes, values: list[float], text: Callable[[float], str]) ->
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+
+
+def _size_tick(value: float) -> str:
+    amount, _, unit = size(value).partition("\u00a0")
+    return f"{float(amount):g} {unit}"
 
 
 def _cap_at_one(axes: Axes) -> None:
@@ -276,7 +282,7 @@ def _curves(axes: Axes, along: np.ndarray, curves: Mapping[str, np.ndarray]) -> 
             label=_curve_name(key),
         )
     if set(curves) - set(_RATES):
-        _legend(axes)
+        _legend(axes, columns=2)
 
 
 def _curve_name(key: str) -> str:
@@ -311,7 +317,7 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
                 ha="center",
                 va="center",
                 fontsize=points,
-                color="#ffffff" if shares[row, column] > 0.7 else INK,
+                color="#ffffff" if shares[row, column] > 0.55 else INK,
             )
 
 
@@ -329,10 +335,10 @@ def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.array([math.nan if (v := number(value)) is None else v for value in values])
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, *, columns: int) -> None:
     # Above the plot: beside it, it would take a phone's width; inside, it would hide points.
     legend = axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2, frameon=False, borderaxespad=0
+        loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns, frameon=False, borderaxespad=0
     )
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -28,6 +28,9 @@ __all__ = ["Finding", "Verdict", "chance_margin", "judge", "shipped_model"]
 
 Tone = Literal["good", "even", "bad"]
 
+# A student this much less accurate than its teacher is no good news, however small.
+_MUCH = 0.05
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -109,36 +112,29 @@ def _against_teacher(
 ) -> Finding | None:
     if teacher is None:
         return None
-    smaller = compare_size(shipped.get("bytes"), teacher.get("bytes"))
     own, theirs = shipped.get("latency_ms") or {}, teacher.get("latency_ms") or {}
-    faster = compare_speed(own.get("p50"), theirs.get("p50"))
-    parts = [part for part in (smaller, faster) if part]
-    sentence = ""
-    if parts:
-        known = {"same size": "the same size", "same speed": "just as fast"}
-        sentence = f"It is {' and '.join(known.get(part, part) for part in parts)}"
-        sentence += " compared with the teacher"
-    tone: Tone = "good"
-    if (mine := number(shipped.get("accuracy"))) is not None and (
-        best := number(teacher.get("accuracy"))
-    ) is not None:
-        gap = mine - best
-        tone = "good" if gap > -0.02 else "even" if gap > -0.05 else "bad"
-        rates = f"{percent(mine)} against {percent(best)}"
+    sizes = compare_size(shipped.get("bytes"), teacher.get("bytes"))
+    speeds = compare_speed(own.get("p50"), theirs.get("p50"))
+    parts = [
+        {"same size": "as large", "same speed": "as fast"}.get(part, part)
+        for part in (sizes, speeds)
+        if part
+    ]
+    tone: Tone = "bad" if sizes.endswith("larger") or speeds.endswith("slower") else "good"
+    pair = _accuracies(shipped, teacher)
+    if pair is not None:
+        gap = pair[0] - pair[1]
+        rates = f"{percent(pair[0])} against {percent(pair[1])}"
         if _nothing(gap):
-            gains = f"just as accurate ({percent(mine)})"
-        elif gap < 0:
-            gains = f"{_plain(gap)} less accurate ({rates})"
+            parts.append(f"as accurate ({percent(pair[0])})")
         else:
-            gains = f"{_plain(gap)} more accurate ({rates})"
-        sentence = f"{sentence}, and {gains}" if sentence else f"It is {gains} than the teacher"
-        if not parts and _nothing(gap):
-            sentence = f"It is as accurate as the teacher ({percent(mine)})"
-    if not sentence:
+            parts.append(f"{_plain(gap)} {'more' if gap > 0 else 'less'} accurate ({rates})")
+        if gap < -_MUCH:
+            tone = "bad"
+    if not parts:
         return None
-    if any(part.endswith(("larger", "slower")) for part in parts):
-        tone = "bad"
-    return Finding("Against the teacher", tone, f"{sentence}.")
+    listed = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return Finding("Against the teacher", tone, f"Compared with the teacher it is {listed}.")
 
 
 def _distillation(
@@ -177,6 +173,7 @@ def _quantization_aware(models: Mapping[str, Mapping[str, Any]], samples: int) -
         return None
     gap = pair[0] - pair[1]
     rates = f"{percent(pair[0])} against {percent(pair[1])}"
+    tone: Tone = "even"
     if _nothing(gap):
         parts = [
             f"Both int8 files score {percent(pair[0])}: quantization-aware training (QAT) after "
@@ -184,10 +181,12 @@ def _quantization_aware(models: Mapping[str, Mapping[str, Any]], samples: int) -
             "hard-label student."
         ]
     else:
-        beats = "beats" if gap > 0 else "loses to"
+        side = "ahead of" if gap > 0 else "behind"
+        tone, caution = _weigh(*pair, samples)
         parts = [
-            f"The distilled file with quantization-aware training (QAT) {beats} post-training "
-            f"quantization (PTQ) of the hard-label student by {_plain(gap)} ({rates})."
+            f"The distilled file with quantization-aware training (QAT) is {_plain(gap)} {side} "
+            f"post-training quantization (PTQ) of the hard-label student ({rates}).",
+            caution,
         ]
     # The two files differ in training as well, so what int8 itself cost is told apart.
     costs = (
@@ -200,10 +199,6 @@ def _quantization_aware(models: Mapping[str, Mapping[str, Any]], samples: int) -
             f"Going from float to int8 changed the accuracy by {' and by '.join(told)}, "
             "each measured from its own float student."
         )
-    tone: Tone = "even"
-    if not _nothing(gap):
-        tone, caution = _weigh(*pair, samples)
-        parts.append(caution)
     return Finding("Quantization", tone, " ".join(part for part in parts if part))
 
 
@@ -260,11 +255,11 @@ def _weigh(first: float, second: float, samples: int) -> tuple[Tone, str]:
         return tone, ""
     margin = chance_margin(first, second, samples)
     off = _of(abs(first - second) * samples, "sample")
-    span = f"{count(samples)} test samples alone can move the difference by ±{100 * margin:.2f}"
+    span = f"{count(samples)} test samples alone can move the difference by ±{_plain(margin)}"
     if abs(first - second) > margin:
-        return tone, f"That is {off}, more than chance explains ({span} points)."
+        return tone, f"That is {off}, more than chance explains ({span})."
     return "even", (
-        f"That is {off}, within what chance explains ({span} points): "
+        f"That is {off}, within what chance explains ({span}): "
         "repeat with other seeds before relying on it."
     )
 
@@ -274,7 +269,7 @@ def _nothing(gap: float) -> bool:
 
 
 def _plain(gap: float) -> str:
-    return f"{100 * abs(gap):.2f} points"
+    return points(abs(gap)).lstrip("+")
 
 
 def _of(amount: float, noun: str) -> str:

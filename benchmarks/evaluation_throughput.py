@@ -1,0 +1,161 @@
+"""How many images a second `LiteModel.predict` evaluates, against a bare interpreter loop.
+
+    python benchmarks/evaluation_throughput.py --model resnet.tflite
+
+Three ways over the same images, interleaved, so that a slow minute hits all of them: one worker,
+one worker a core, and the loop everybody writes (set_tensor, invoke, get_tensor; one thread, the
+same kernels). Stated are the medians over the repeats and of the ratios of each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdtflite.evaluation.machine import describe_machine, usable_cores
+from kdtflite.files import write_json, write_text
+from kdtflite.litemodel import LiteModel
+from kdtflite.progress import say
+
+DEFAULT_OUT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
+NAME = "evaluation_throughput"
+TARGET_WORKERS = 1.7
+TARGET_LOOP = 0.95
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="an image classifier; default: a new ResNet-8")
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder for JSON and table")
+    parser.add_argument("--json", action="store_true", help="print the JSON as well")
+    arguments = parser.parse_args()
+    if arguments.images < 1 or arguments.repeats < 1 or arguments.workers < 2:
+        parser.error("--images and --repeats start at 1, --workers at 2")
+    model = LiteModel.load(arguments.model) if arguments.model else resnet8_int8()
+    result = measure(model, arguments.images, arguments.repeats, arguments.workers)
+    result["model"] = arguments.model.name if arguments.model else "ResNet-8, random weights, int8"
+    write_json(arguments.out / f"{NAME}.json", result, overwrite=True)
+    write_text(arguments.out / f"{NAME}.md", as_markdown(result), overwrite=True)
+    if arguments.json:
+        print((arguments.out / f"{NAME}.json").read_text(), end="")
+    else:
+        print(as_markdown(result), end="")
+
+
+def measure(model: LiteModel, images: int, repeats: int, workers: int) -> dict[str, Any]:
+    """Returns images a second and ratios; refuses if the ways disagree on a single output."""
+    spec = model.inputs[0]
+    random = np.random.default_rng(0)
+    # Codes, as an evaluation of cached data has them: quantizing is no part of the comparison.
+    info = np.iinfo(spec.dtype) if spec.scale is not None else None
+    shape = (images, *spec.shape[1:])
+    x: np.ndarray = (
+        random.random(shape, np.float32)
+        if info is None
+        else random.integers(info.min, info.max, shape, spec.dtype, endpoint=True)
+    )
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "bare loop": lambda: bare_loop(model, x),
+        "1 worker": lambda: model.predict(x, dequantize=False, workers=1),
+        f"{workers} workers": lambda: model.predict(x, dequantize=False, workers=workers),
+    }
+    bare, one, many = ways
+    expected = ways[bare]()
+    for name, way in ways.items():
+        if not np.array_equal(way(), expected):
+            raise SystemExit(f"{name} gives other outputs than the bare loop: nothing to compare.")
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats):
+        # Another one goes first each time.
+        order = list(ways)[repeat % 3 :] + list(ways)[: repeat % 3]
+        for name in order:
+            start = time.perf_counter()
+            ways[name]()
+            seconds[name].append(time.perf_counter() - start)
+        say(f"round {repeat + 1} of {repeats}")
+    return {
+        "images": images,
+        "repeats": repeats,
+        "workers": workers,
+        "images_per_second": {n: images / statistics.median(s) for n, s in seconds.items()},
+        "seconds": seconds,
+        "workers_over_one": _ratio(seconds[one], seconds[many]),
+        "one_over_bare_loop": _ratio(seconds[bare], seconds[one]),
+        "targets": {"workers_over_one": TARGET_WORKERS, "one_over_bare_loop": TARGET_LOOP},
+        "machine": describe_machine(),
+    }
+
+
+def bare_loop(model: LiteModel, x: np.ndarray) -> np.ndarray:
+    """Runs the file image by image, as one would write it by hand."""
+    interpreter = model.interpreter(threads=1, xnnpack=True)
+    given, taken = model.inputs[0].index, model.outputs[0].index
+    outputs = np.empty((len(x), *model.outputs[0].shape[1:]), model.outputs[0].dtype)
+    for number in range(len(x)):
+        interpreter.set_tensor(given, x[number : number + 1])
+        interpreter.invoke()
+        outputs[number] = interpreter.get_tensor(taken)[0]
+    return outputs
+
+
+def resnet8_int8() -> LiteModel:
+    """Returns MLPerf Tiny's ResNet-8 with random weights, converted to int8."""
+    import tf_keras as keras
+
+    import kdtflite
+
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same")(image)))
+    for filters, stride in ((16, 1), (32, 2), (64, 2)):
+        y = layers.Conv2D(filters, 3, stride, padding="same")(x)
+        y = layers.ReLU()(layers.BatchNormalization()(y))
+        y = layers.BatchNormalization()(layers.Conv2D(filters, 3, padding="same")(y))
+        if stride > 1:
+            x = layers.Conv2D(filters, 1, stride, padding="same")(x)
+        x = layers.ReLU()(layers.Add()([x, y]))
+    logits = layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
+    data = np.random.default_rng(0).random((64, 32, 32, 3), np.float32)
+    return kdtflite.convert(keras.Model(image, logits), representative_data=data, progress=False)
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    rows = [f"| {n} | {v:,.0f} |" for n, v in result["images_per_second"].items()]
+    return "\n".join(
+        [
+            "# Evaluation throughput",
+            "",
+            f"{result['model']}, {result['images']:,} images, median of {result['repeats']} "
+            f"interleaved rounds; {machine['cpu']}, {machine['cores']} cores, "
+            f"LiteRT {machine['litert']}, XNNPACK kernels.",
+            "",
+            "| way | images a second |",
+            "| --- | ---: |",
+            *rows,
+            "",
+            f"{result['workers']} workers over one: {result['workers_over_one']:.2f}x "
+            f"(target at least {TARGET_WORKERS}x with two cores). "
+            f"One worker over the bare loop: {result['one_over_bare_loop']:.2f}x "
+            f"(target at least {TARGET_LOOP}x).",
+            "",
+        ]
+    )
+
+
+def _ratio(slow: list[float], fast: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""run: a recipe from data to report, in a folder that a killed run goes on from."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdtflite.errors import ConfigurationError, DataError, ModelFileError, OutputExistsError
+from kdtflite.evaluation.machine import describe_machine
+from kdtflite.files import sha256, write_json, write_text
+from kdtflite.litemodel import LiteModel
+from kdtflite.pipeline.recipe import Recipe, load_recipe
+from kdtflite.progress import logged_to, say
+from kdtflite.reporting.schema import REPORT_VERSION
+from kdtflite.runtime import versions
+
+__all__ = ["RunResult", "run"]
+
+_SHIPPED = "student.tflite"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: Everything it made.
+        report: What report.json holds.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+    @property
+    def html(self) -> Path:
+        """The report as a page."""
+        return self.folder / "report.html"
+
+    @property
+    def lite(self) -> LiteModel:
+        """The file to ship."""
+        return LiteModel.load(self.folder / _SHIPPED)
+
+
+def run(
+    recipe: str | os.PathLike[str] | dict[str, Any] | Recipe,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    data_path: str | None = None,
+    seed: int | None = None,
+    force: bool = False,
+) -> RunResult:
+    """Runs a recipe: teacher, students, integer file, measurements, report.
+
+    Stopped at any moment and called again, it goes on from the last finished stage, and inside
+    a training from the last epoch; the files come out the same. For that it switches
+    TensorFlow's deterministic operations on, for the whole process.
+
+    Args:
+        recipe: Name of a recipe, path of a .yaml file, or its values.
+        output: The run's folder; by default runs/<name of the recipe>.
+        data_path: File or folder of the data set, in place of the recipe's.
+        seed: In place of the recipe's.
+        force: Start over where the folder holds a run already.
+
+    Raises:
+        ConfigurationError: The recipe cannot be used.
+        OutputExistsError: The folder holds a run of another recipe, or something else.
+        DataError: The data cannot be used, or changed since the run began.
+    """
+    resolved = _resolve(load_recipe(recipe), data_path, seed)
+    folder = Path(output) if output is not None else Path("runs") / resolved.name
+    _open_folder(folder, resolved, force)
+    with _locked(folder), logged_to(folder / "log.txt"):
+        if (folder / "report.json").is_file():
+            say(f"The run in {folder} is finished already. Pass --force to start it over.")
+        else:
+            _work(resolved, folder)
+    return RunResult(folder, json.loads((folder / "report.json").read_text()))
+
+
+def _resolve(recipe: Recipe, data_path: str | None, seed: int | None) -> Recipe:
+    values = recipe.model_dump()
+    if data_path is not None:
+        values["data"]["path"] = data_path
+    if seed is not None:
+        values["seed"] = seed
+    return load_recipe(values)
+
+
+def _open_folder(folder: Path, recipe: Recipe, force: bool) -> None:
+    """Makes the folder, or makes sure that what is in it is this run."""
+    stored = folder / "recipe.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file. Expected a folder for the run.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not stored.is_file():
+            raise OutputExistsError(
+                f"{folder} is not empty and holds no run. Choose another folder with --output."
+            )
+        if force:
+            shutil.rmtree(folder)
+        else:
+            before = yaml.safe_load(stored.read_text())
+            if before != recipe.model_dump(mode="json"):
+                raise OutputExistsError(
+                    f"{folder} holds a run of another recipe "
+                    f"({_difference(before, recipe.model_dump(mode='json'))}). "
+                    "Pass --force to start it over, or another folder with --output."
+                )
+            return
+    write_text(stored, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    about = {
+        "seed": recipe.seed,
+        "versions": versions(),
+        "machine": describe_machine(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(folder / "run.json", about, overwrite=True)
+
+
+def _difference(before: Any, now: Any, path: str = "") -> str:
+    """Names the first values in which two recipes differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                return _difference(before.get(key), now.get(key), f"{path}.{key}".strip("."))
+    return f"{path} was {before!r}, is {now!r}"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of the folder; a killed process leaves no lock behind."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two runs in one folder are the user's to avoid
+        yield
+        return
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(
+                f"Another process is running in {folder}. Wait for it, or choose another folder "
+                "with --output."
+            ) from error
+        yield
+
+
+def _work(recipe: Recipe, folder: Path) -> None:
+    import tensorflow as tf
+    import tf_keras as keras
+
+    from kdtflite.pipeline.stages import STAGES, Run
+    from kdtflite.reporting import write_html
+
+    tf.config.experimental.enable_op_determinism()
+    about = json.loads((folder / "run.json").read_text())
+    if about["versions"] != versions():
+        say("The versions differ from those the run began with; its files may come out different.")
+    current = Run(recipe, folder, {})
+    seconds = {}
+    redo = False
+    for number, stage in enumerate(STAGES, start=1):
+        done = None if redo else _finished(folder / stage.name)
+        if done is None:
+            redo = True  # what follows was made from what is gone
+            say(f"Stage {number} of {len(STAGES)}: {stage.title}")
+            done = _run_stage(stage, current, folder / stage.name)
+        elif stage.name == "data" and stage.work(current) != done["result"]:
+            raise DataError(
+                f"The data changed since the run in {folder} began. Expected the same samples "
+                f"({done['result']['fingerprint'][:12]}). Pass --force to start over."
+            )
+        current.results[stage.name] = done["result"]
+        seconds[stage.name] = done["seconds"]
+        keras.backend.clear_session()
+    shutil.copyfile(folder / "files" / "distilled_int8.tflite", folder / f".{_SHIPPED}")
+    os.replace(folder / f".{_SHIPPED}", folder / _SHIPPED)
+    report = _report(recipe, folder, current.results, seconds, about)
+    write_html(report, folder / "report.html", overwrite=True)
+    write_json(folder / "report.json", report, overwrite=True)  # last: it says "finished"
+
+
+def _run_stage(stage: Any, current: Any, folder: Path) -> dict[str, Any]:
+    import tf_keras as keras
+
+    folder.mkdir(exist_ok=True)
+    keras.utils.set_random_seed(current.recipe.seed)
+    started = time.monotonic()
+    result = stage.work(current)
+    # The checkpoints have served; what is left are the stage's artefacts.
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    done = {
+        "seconds": round(time.monotonic() - started, 2),
+        "artefacts": [_artefact(path, folder.parent) for path in _artefacts(folder)],
+        "result": result,
+    }
+    write_json(folder / "done.json", done, overwrite=True)
+    return done
+
+
+def _artefacts(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if path.name != "done.json")
+
+
+def _artefact(path: Path, run_folder: Path) -> dict[str, Any]:
+    return {
+        "file": path.relative_to(run_folder).as_posix(),
+        "sha256": sha256(path),
+        "bytes": path.stat().st_size,
+    }
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """Returns what a finished stage left, or None if it is not finished or its files changed."""
+    try:
+        done = json.loads((folder / "done.json").read_text())
+        for artefact in done["artefacts"]:
+            if sha256(folder.parent / artefact["file"]) != artefact["sha256"]:
+                raise ModelFileError(f"{artefact['file']} changed")
+    except FileNotFoundError:
+        return None
+    except (ModelFileError, json.JSONDecodeError) as error:
+        say(f"Stage {folder.name} is done again: {error}.")
+        return None
+    return done
+
+
+def _report(
+    recipe: Recipe,
+    folder: Path,
+    results: dict[str, dict[str, Any]],
+    seconds: dict[str, float],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    measured = results["measurements"]
+    trainings = ("teacher", "hard_labels", "distilled", "distilled_qat")
+    source = recipe.data.path
+    command = f"kdtflite run {shlex.quote(str(folder / 'recipe.yaml'))}"
+    kept = ("teacher", "hard_labels", "distilled", "distilled_qat", "files")
+    artefacts = [_artefact(path, folder) for stage in kept for path in _artefacts(folder / stage)]
+    digests = {artefact["file"]: artefact["sha256"] for artefact in artefacts}
+    return {
+        "version": REPORT_VERSION,
+        "name": recipe.name,
+        "created": about["created"],
+        "seed": recipe.seed,
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": about["versions"],
+        "machine": about["machine"],
+        "seconds": seconds,
+        "dataset": results["data"]["dataset"],
+        **measured,
+        "models": [{**model, "sha256": digests[model["file"]]} for model in measured["models"]],
+        "training": {
+            stage: results[stage]["training"] for stage in trainings if "training" in results[stage]
+        },
+        "proof": results["files"]["proofs"]["distilled_int8"],
+        "quantization": results["distilled_qat"]["quantization"],
+        "reproduce": {
+            "command": f"{command} --output {shlex.quote(str(folder))}-again"
+            + ("" if source == "auto" else f" --data {shlex.quote(source)}"),
+            "artefacts": artefacts,
+        },
+    }
