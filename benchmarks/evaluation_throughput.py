@@ -23,8 +23,7 @@ from kdtflite.files import write_json, write_text
 from kdtflite.litemodel import LiteModel
 from kdtflite.progress import say
 
-DEFAULT_OUT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
-NAME = "evaluation_throughput"
+RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "evaluation_throughput.json"
 TARGET_WORKERS = 1.7
 TARGET_LOOP = 0.95
 
@@ -35,20 +34,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=usable_cores())
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder for JSON and table")
-    parser.add_argument("--json", action="store_true", help="print the JSON as well")
+    parser.add_argument(
+        "--json", type=Path, default=RESULT, help="result; the table goes beside it as .md"
+    )
     arguments = parser.parse_args()
     if arguments.images < 1 or arguments.repeats < 1 or arguments.workers < 2:
         parser.error("--images and --repeats start at 1, --workers at 2")
     model = LiteModel.load(arguments.model) if arguments.model else resnet8_int8()
     result = measure(model, arguments.images, arguments.repeats, arguments.workers)
     result["model"] = arguments.model.name if arguments.model else "ResNet-8, random weights, int8"
-    write_json(arguments.out / f"{NAME}.json", result, overwrite=True)
-    write_text(arguments.out / f"{NAME}.md", as_markdown(result), overwrite=True)
-    if arguments.json:
-        print((arguments.out / f"{NAME}.json").read_text(), end="")
-    else:
-        print(as_markdown(result), end="")
+    write_json(arguments.json, result, overwrite=True)
+    write_text(arguments.json.with_suffix(".md"), as_markdown(result), overwrite=True)
+    print(as_markdown(result), end="")
 
 
 def measure(model: LiteModel, images: int, repeats: int, workers: int) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from kdtflite.errors import ModelFileError
 __all__ = ["FileTensor", "Operator", "read_graph"]
 
 _IDENTIFIER = b"TFL3"
+_SCALED = frozenset(
+    {"ADD", "AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "SOFTMAX"}
+)
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,37 @@ def read_graph(content: bytes) -> tuple[tuple[FileTensor, ...], tuple[Operator, 
         used = [(o.subgraph, i) for o in operators for i in (*o.inputs, *o.outputs)]
         if not by_subgraph or any(not -1 <= i < by_subgraph[s] for s, i in used):
             raise ValueError("an operator names a tensor that is not there")
+        _check_scales(tensors, operators)
     except (
         struct.error,
         ValueError,
         IndexError,
+        KeyError,
         TypeError,
         AttributeError,
         OverflowError,
         MemoryError,
     ) as error:
         raise ModelFileError(
-            "The .tflite file is damaged or cut off: its structure leads outside the "
-            f"{len(content):,} bytes it has. Copy it again or convert the model again."
+            f"The .tflite file of {len(content):,} bytes is damaged or cut off: its structure does "
+            "not hold together. Copy it again or convert the model again."
         ) from error
     return tensors, operators
+
+
+def _check_scales(tensors: tuple[FileTensor, ...], operators: tuple[Operator, ...]) -> None:
+    """Raises for an operator without the scales that its kernel demands by aborting the process."""
+    bare = {
+        (tensor.subgraph, tensor.index)
+        for tensor in tensors
+        if tensor.dtype in ("int8", "uint8")
+        and not (tensor.scales and all(0 < scale < np.inf for scale in tensor.scales))
+    }
+    for operator in operators:
+        if operator.name in _SCALED and any(
+            (operator.subgraph, index) in bare for index in (*operator.inputs, *operator.outputs)
+        ):
+            raise ValueError(f"operator {operator.index} {operator.name} has no scale")
 
 
 def _names(enumeration: Any) -> dict[int, str]:
@@ -109,7 +129,8 @@ def _tensors(schema: Any, model: Any, size: int) -> Any:
             if stored > size or buffer.Offset() > size:
                 raise ValueError("a buffer leads outside the file")
             quantization = tensor.Quantization()
-            scales = zero_points = ()
+            scales: tuple[float, ...] = ()
+            zero_points: tuple[int, ...] = ()
             if quantization is not None and quantization.ScaleLength():
                 scales = tuple(float(v) for v in quantization.ScaleAsNumpy())
                 zero_points = tuple(int(v) for v in quantization.ZeroPointAsNumpy())

@@ -173,12 +173,18 @@ class LiteModel:
     def _ends(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         _ = self._graph  # Python finds a damaged file before native code walks into it
         interpreter = self._new_interpreter(threads=1, xnnpack=False)
-        signatures = interpreter._get_full_signature_list()
-        first: dict[str, dict[str, int]] = next(iter(signatures.values()), {})
-        return (
-            _specs(interpreter.get_input_details(), first.get("inputs", {})),
-            _specs(interpreter.get_output_details(), first.get("outputs", {})),
-        )
+        try:
+            signatures = interpreter._get_full_signature_list()
+            first: dict[str, dict[str, int]] = next(iter(signatures.values()), {})
+            return (
+                _specs(interpreter.get_input_details(), first.get("inputs", {})),
+                _specs(interpreter.get_output_details(), first.get("outputs", {})),
+            )
+        except (ValueError, TypeError, KeyError) as error:  # a name that is no text, a type unknown
+            raise ModelFileError(
+                f"The inputs and outputs of this file cannot be read: {_one_line(error)}. It is "
+                "damaged; copy it again or convert the model again."
+            ) from error
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -386,7 +392,7 @@ class _Runner:
         for spec in self.model.inputs:
             value = spec.quantize(self.samples[spec.name][start : start + batch])
             interpreter.set_tensor(spec.index, _padded(value, batch))
-        interpreter.invoke()
+        _invoke(interpreter)
         return {spec.name: interpreter.get_tensor(spec.index) for spec in self.model.outputs}
 
     def run(self, start: int, length: int) -> None:
@@ -405,11 +411,18 @@ class _Runner:
         for first in range(0, stop - start, batch):
             for index, value in inputs:
                 interpreter.set_tensor(index, _padded(value[first : first + batch], batch))
-            interpreter.invoke()
+            _invoke(interpreter)
             here = slice(start + first, min(start + first + batch, stop))
             for index, target in outputs:
                 target[here] = interpreter.get_tensor(index)[: here.stop - here.start]
         self._idle.append((interpreter, batch))
+
+
+def _invoke(interpreter: Any) -> None:
+    try:
+        interpreter.invoke()
+    except (ValueError, RuntimeError) as error:
+        raise ModelFileError(f"LiteRT cannot run this file: {_one_line(error)}.") from error
 
 
 def _padded(value: Array, batch: int) -> Array:

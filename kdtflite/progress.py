@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -44,7 +44,12 @@ def logged_to(path: Path) -> Iterator[None]:
 
 
 def track(
-    items: Iterable[T], description: str, *, total: int | None = None, quiet: bool = False
+    items: Iterable[T],
+    description: str,
+    *,
+    total: int | None = None,
+    quiet: bool = False,
+    bar_only: bool = False,
 ) -> Iterator[T]:
     """Yields `items` while showing how many are done.
 
@@ -53,10 +58,11 @@ def track(
         description: What is being done, as the bar's label.
         total: How many items there are; taken from `len(items)` where it has one.
         quiet: Show nothing.
+        bar_only: Show nothing where there is no terminal for a bar.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
-    if quiet:
+    if quiet or (bar_only and not console.is_terminal):
         yield from items
         return
     if console.is_terminal:

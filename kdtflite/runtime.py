@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["import_tfmot", "quiet_tensorflow", "versions"]
+__all__ = ["import_tfmot", "quiet_native_stderr", "quiet_tensorflow", "versions"]
+
+# What TensorFlow and LiteRT say in C++ that is no use to anyone: informations and warnings of
+# absl, the delegate's greeting, and the CUDA factories that register twice.
+_CHATTER = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog"
+    rb"|[IW]\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ \S+:\d+\]"
+    rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] \S+:\d+\]"
+    rb"|E\d{4} .*Unable to register cu"
+    rb"|To enable the following instructions:"
+    rb"|INFO: (Created|Initialized|Applying) .*(TensorFlow Lite|TfLite|delegate)"
+)
 
 
 def quiet_tensorflow() -> None:
@@ -16,6 +32,57 @@ def quiet_tensorflow() -> None:
 
     logging.getLogger("absl").setLevel(logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def quiet_native_stderr() -> Iterator[None]:
+    """Drops TensorFlow's and LiteRT's C++ chatter from stderr while the block runs.
+
+    No setting reaches these lines: they are written to file descriptor 2 before absl's logging
+    is initialized, or by loggers without a switch. So descriptor 2 becomes a pipe whose lines
+    are filtered, while Python's own stderr goes on straight to where it went. For a program's
+    entry point; a library must not do this to its user's process.
+    """
+    quiet_tensorflow()
+    try:
+        ours = sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        ours = False
+    if not ours:  # captured or closed: somebody else decides
+        yield
+        return
+    python_stderr = sys.stderr
+    python_stderr.flush()
+    real = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    sys.stderr = open(  # noqa: SIM115, it lives as long as the block
+        real,
+        "w",
+        buffering=1,
+        encoding=python_stderr.encoding,
+        errors="backslashreplace",
+        closefd=False,
+    )
+    filtering = threading.Thread(target=_pass_on, args=(reading, real), daemon=True)
+    filtering.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = python_stderr
+        os.dup2(real, 2)
+        # A child process that outlives us may hold the pipe open: do not wait for it.
+        filtering.join(timeout=1.0)
+
+
+def _pass_on(reading: int, real: int) -> None:
+    with open(reading, "rb") as lines:
+        for line in lines:
+            if not _CHATTER.match(line):
+                with contextlib.suppress(OSError):
+                    os.write(real, line)
 
 
 def import_tfmot() -> Any:

@@ -105,12 +105,15 @@ def _converted(
     layers: list[str],
     progress: bool,
 ) -> LiteModel:
-    job = {"model": str(saved_model), "fully_integer": target.fully_integer, "io_dtype": io}
+    job = {
+        "model": str(saved_model),
+        "fully_integer": target.fully_integer,
+        "io_dtype": io,
+        "inputs": [] if data is None else list(data.samples),
+    }
     (folder / "job.json").write_text(json.dumps(job))
-    if data is not None:
-        with open(folder / "samples.npz", "wb") as file:
-            # A dict, as savez takes names: an input called "file" would clash with its argument.
-            np.savez(file, **data.samples)
+    for i, values in enumerate([] if data is None else data.samples.values()):
+        np.save(folder / f"samples_{i}.npy", values)
     code, log = _run_worker(folder, len(data) if data is not None else 0, progress)
     if code != 0:
         raise _failure(folder, code, log, layers)

@@ -2,7 +2,7 @@
 
     python -m kdtflite.conversion.worker FOLDER
 
-FOLDER holds job.json, samples.npz and, unless job.json names another, model/ (a SavedModel).
+FOLDER holds job.json, which names the SavedModel, and samples_0.npy and so on, one an input.
 Prints a line a calibration sample; writes model.tflite, or error.txt and exits with 1.
 """
 
@@ -32,7 +32,7 @@ def main(folder: Path) -> int:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = tf.as_dtype(job["io_dtype"])
             converter.inference_output_type = tf.as_dtype(job["io_dtype"])
-            converter.representative_dataset = lambda: _samples(folder / "samples.npz")
+            converter.representative_dataset = lambda: _samples(folder, job["inputs"])
         content = converter.convert()
     except Exception as error:  # whatever the converter raises is the parent's to explain
         (folder / "error.txt").write_text(f"{type(error).__name__}: {error}")
@@ -41,11 +41,12 @@ def main(folder: Path) -> int:
     return 0
 
 
-def _samples(path: Path) -> Iterator[dict[str, Any]]:
+def _samples(folder: Path, inputs: list[str]) -> Iterator[dict[str, Any]]:
     import numpy as np
 
-    with np.load(path) as file:
-        samples = {name: file[name] for name in file.files}
+    samples = {
+        name: np.load(folder / f"samples_{i}.npy", mmap_mode="r") for i, name in enumerate(inputs)
+    }
     for i in range(len(next(iter(samples.values())))):
         print("sample", flush=True)
         yield {name: value[i : i + 1] for name, value in samples.items()}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdtflite.data.files import Arrays, load_arrays, load_user_dataset
     from kdtflite.data.images import load_image_folder
-    from kdtflite.data.sources import load
     from kdtflite.data.named import load_dataset
+    from kdtflite.data.sources import load
     from kdtflite.data.splits import Dataset, Split, as_labels, stratified_split
 
 __all__ = [

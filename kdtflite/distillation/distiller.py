@@ -144,7 +144,7 @@ class Distiller(keras.Model):
             **kwargs,
         )
 
-    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:  # type: ignore[override]
+    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """Trains the student, as `tf_keras.Model.fit`.
 
         A quantization-aware student whose activation ranges were not set yet is calibrated on

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kdtflite.evaluation.models import invoked_on_zeros
 from kdtflite.litemodel import LiteModel
 
 __all__ = ["arena_bytes", "union_bytes"]
@@ -27,8 +28,7 @@ def arena_bytes(model: LiteModel) -> int:
     bookkeeping.
     """
     constant = {t.index for t in model.tensors if t.subgraph == 0 and t.is_constant}
-    interpreter = model.interpreter(xnnpack=False)
-    interpreter.invoke()
+    interpreter = invoked_on_zeros(model)
     ranges = []
     for detail in interpreter.get_tensor_details():
         if detail["index"] in constant:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from kdtflite.errors import UnsupportedModelError
+from kdtflite.evaluation.models import invoked_on_zeros
 from kdtflite.flatbuffer import Operator
 from kdtflite.litemodel import LiteModel
 
@@ -18,8 +19,7 @@ _RECURRENT = ("LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_R
 
 def file_macs(model: LiteModel) -> int:
     """Returns the multiply-accumulates of one sample; see `kdtflite.evaluation.macs`."""
-    # Shapes as the interpreter allocates them: those stored may be older than a resize.
-    details = model.interpreter(xnnpack=False).get_tensor_details()
+    details = invoked_on_zeros(model).get_tensor_details()
     shapes = {int(d["index"]): tuple(int(size) for size in d["shape"]) for d in details}
     total = 0
     for operator in model.operators:

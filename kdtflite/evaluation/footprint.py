@@ -33,7 +33,8 @@ def parameters(model: Any) -> int:
         model: A Keras model: trainable and non-trainable weights, shared ones once, without the
             ranges, masks and step counters of TFMOT's wrappers. A LiteModel or the path of a
             `.tflite`: elements of the stored weights and biases, without shapes, axes and
-            paddings. A file has fewer than its Keras model where batch normalization was folded.
+            paddings. A file has fewer than its Keras model where batch normalization was folded,
+            a bias is all zero (left out) or two constants are equal (stored once).
 
     Raises:
         UnsupportedModelError: Another kind of model.

@@ -146,9 +146,7 @@ class Benchmark:
         )
 
     def __str__(self) -> str:
-        from rich.text import Text
-
-        return as_text(self.to_table(), Text(self.summary()))
+        return f"{as_text(self.to_table())}\n{self.summary()}"
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draws the share of invokes done within a time, a curve a number of threads.

@@ -15,7 +15,14 @@ from kdtflite.litemodel import LiteModel
 if TYPE_CHECKING:
     import tf_keras as keras
 
-__all__ = ["as_lite_model", "as_model", "last_activation", "output_step", "predict"]
+__all__ = [
+    "as_lite_model",
+    "as_model",
+    "invoked_on_zeros",
+    "last_activation",
+    "output_step",
+    "predict",
+]
 
 _PROBABILITIES = frozenset({"SOFTMAX", "LOGISTIC"})
 # These move or re-encode values; what the values are was decided before them.
@@ -94,6 +101,20 @@ def predict(
             "Make a model of the output to be measured."
         )
     return np.asarray(outputs)
+
+
+def invoked_on_zeros(model: LiteModel) -> Any:
+    """Returns an interpreter with the built-in kernels after one invoke on zeros.
+
+    Only then has every tensor its shape and memory: after a reshape by computed sizes (a dense
+    layer on sequences) both are known at run time only. Zeros, as whatever lies in fresh memory
+    would be no valid token id.
+    """
+    interpreter = model.interpreter(xnnpack=False)
+    for spec in model.inputs:
+        interpreter.set_tensor(spec.index, np.zeros(spec.shape, spec.dtype))
+    interpreter.invoke()
+    return interpreter
 
 
 def last_activation(model: LiteModel | keras.Model) -> tuple[str, str] | None:

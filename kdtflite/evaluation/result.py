@@ -147,9 +147,7 @@ class Evaluation:
         return "\n".join([*lines, *self.notes])
 
     def __str__(self) -> str:
-        from rich.text import Text
-
-        return as_text(Text(self.summary()), self.to_table())
+        return f"{self.summary()}\n{as_text(self.to_table())}"
 
     def plot_confusion_matrix(self, ax: Axes | None = None, *, normalize: bool = True) -> Axes:
         """Draws the confusion matrix.

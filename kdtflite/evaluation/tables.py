@@ -11,13 +11,12 @@ if TYPE_CHECKING:
 __all__ = ["as_text"]
 
 
-def as_text(*parts: RenderableType, width: int = 100) -> str:
+def as_text(table: RenderableType, *, width: int = 100) -> str:
     """Returns what rich would print, as plain text without colours."""
     from rich.console import Console
 
     # file= a plain buffer: no colours, and the width does not depend on somebody's terminal.
-    console = Console(file=io.StringIO(), width=width)
-    for part in parts:
-        console.print(part, highlight=False)
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width)
+    console.print(table, highlight=False)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

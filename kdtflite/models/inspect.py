@@ -150,7 +150,7 @@ def _kind_of_layer(layer: Any) -> OutputKind:
 
 
 def _activation_name(layer: Any) -> str:
-    activation = getattr(layer, "activation", None)
+    activation: Any = getattr(layer, "activation", None)
     # TFMOT replaces an activation by a QuantizeAwareActivation, which keeps it.
     while hasattr(activation, "activation"):
         activation = activation.activation

@@ -51,6 +51,14 @@ def to_tf_keras_optimizer(obj: Any) -> Any:
         )
         return to_tf_keras_optimizer(inner)
     target = _counterpart(obj, keras.optimizers, "optimizer")
+    if target is keras.optimizers.Nadam:
+        # Its Python counter is frozen while the step is traced, so from the second step on the
+        # product of momenta advances once a variable.
+        _refuse(
+            obj,
+            "tf_keras' Nadam makes other steps, with a bias correction that is wrong in a graph.",
+            "Use Adam or AdamW, or pass tf_keras.optimizers.Nadam itself if you want that one.",
+        )
     config = obj.get_config()
     config["learning_rate"] = _learning_rate(getattr(obj, "_learning_rate", None), config)
     arguments = _arguments(obj, target, config, "optimizer")
@@ -61,9 +69,14 @@ def to_tf_keras_optimizer(obj: Any) -> Any:
             "Use exclude_from_weight_decay(var_names=[...]), or a tf_keras optimizer.",
         )
     converted = target(**arguments)
-    if getattr(obj, "_exclude_from_weight_decay_names", None):
-        names = [getattr(name, "pattern", name) for name in obj._exclude_from_weight_decay_names]
-        converted.exclude_from_weight_decay(var_names=names)
+    pattern = getattr(obj, "_exclude_from_weight_decay_pattern", None)
+    if pattern is not None:
+        converted.exclude_from_weight_decay(var_names=[pattern.pattern])
+    if config.get("use_ema"):
+        progress.say(
+            f"{type(obj).__name__}(use_ema=True): tf_keras starts the moving average at the "
+            "initial weights, Keras 3 at those after the first step."
+        )
     if int(np.asarray(obj.iterations)) > 0:
         progress.say(
             f"The Keras 3 optimizer {obj.name!r} ({type(obj).__name__}) has already made "

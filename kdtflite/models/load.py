@@ -103,6 +103,8 @@ def _load_keras2(
             f"{file.path} holds a {type(model).__name__}, not a model. Save a model with "
             "model.save()."
         )
+    if file.format == "savedmodel":
+        model.optimizer = None  # restored even with compile=False, and unusable
     for layer in model._flatten_layers():
         if type(layer).__module__.endswith("saved_model.load"):
             raise ModelFileError(

@@ -6,6 +6,7 @@ while it is loaded. So the configuration is judged before Keras sees it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -25,6 +26,14 @@ _DANGEROUS_OPERATIONS = frozenset(
     {"autograph", "compat", "data", "debugging", "distribute", "experimental", "io"}
     | {"load_library", "load_op_library", "numpy_function", "print", "profiler", "py_function"}
     | {"raw_ops", "saved_model", "summary", "sysconfig", "train"}
+)
+# Optimizer, loss and metrics: models are loaded without them.
+_NOT_LOADED = frozenset({"compile_config", "training_config"})
+# What Keras 2 saves as layers beside the classes in keras.layers.
+_OTHER_LAYERS = frozenset(
+    {"ClassMethod", "ClusterWeights", "Functional", "InstanceMethod", "InstanceProperty", "Model"}
+    | {"PruneLowMagnitude", "QuantizeLayer", "QuantizeWrapper", "QuantizeWrapperV2", "Sequential"}
+    | {"SlicingOpLambda", "TFOpLambda"}
 )
 _OWN_PACKAGES = frozenset({"keras", "tf_keras", "tensorflow_model_optimization", "kdtflite"})
 
@@ -49,7 +58,7 @@ def refuse_untrusted(file: ModelFile, *, unsafe: bool, custom_objects: Mapping[s
                 "when the file is loaded. Pass unsafe=True / --unsafe if you trust the file, or "
                 "replace that layer by built-in ones."
             )
-        foreign = _foreign(kind, node, custom_objects)
+        foreign = _foreign(kind, node, file.generation, custom_objects)
         if foreign:
             raise ModelFileError(
                 f"{file.path} needs custom code: {where} is or uses {foreign}, which is not part "
@@ -70,8 +79,9 @@ def _nodes(config: Any, layer: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(inner, dict) and isinstance(inner.get("name"), str):
         layer = inner["name"]
     yield layer, config
-    for value in config.values():
-        yield from _nodes(value, layer)
+    for key, value in config.items():
+        if key not in _NOT_LOADED:
+            yield from _nodes(value, layer)
 
 
 def _carries_code(kind: str, node: dict[str, Any]) -> bool:
@@ -89,7 +99,9 @@ def _shown(kind: str, node: dict[str, Any]) -> str:
     return "Lambda" if kind == "__lambda__" else kind
 
 
-def _foreign(kind: str, node: dict[str, Any], custom_objects: Mapping[str, Any]) -> str | None:
+def _foreign(
+    kind: str, node: dict[str, Any], generation: int, custom_objects: Mapping[str, Any]
+) -> str | None:
     """Returns how to call what a node refers to outside Keras and the known objects, or None."""
     if not kind or "config" not in node or kind in _CODE_CARRIERS:
         return None
@@ -103,20 +115,32 @@ def _foreign(kind: str, node: dict[str, Any], custom_objects: Mapping[str, Any])
         import_module(str(module))
         return None
     if kind == "function":
-        return None if _is_keras_function(name) else f"the function {name!r} (module {module})"
+        harmless = root in _OWN_PACKAGES | {"", "builtins"} and _is_activation(name)
+        return None if harmless else f"the function {name!r} (module {module})"
     if ">" in kind:
         return f"the class {kind!r}"
     if "module" not in node:
-        return None
+        # .h5 files and SavedModels name their layers' classes only.
+        known = generation == 3 or not _is_layer(node) or _is_keras2_layer(kind)
+        return None if known else f"the class {kind!r}"
     if module is None:
         # Both Keras write the module of their own classes and leave it out for registered ones.
         return f"the class {node.get('registered_name') or kind!r}"
-    return None if root in _OWN_PACKAGES or root == "builtins" else f"the class {module}.{kind}"
+    return None if root in _OWN_PACKAGES else f"the class {module}.{kind}"
+
+
+def _is_layer(node: dict[str, Any]) -> bool:
+    config = node["config"]
+    return isinstance(config, dict) and "name" in config and "trainable" in config
+
+
+def _is_keras2_layer(kind: str) -> bool:
+    import tf_keras as keras
+
+    return hasattr(keras.layers, kind) or kind in _OTHER_LAYERS
 
 
 def _is_known(name: str, registered: Any, custom_objects: Mapping[str, Any]) -> bool:
-    import sys
-
     import tf_keras as keras
 
     names = {name, str(registered)} - {"None"}
@@ -130,7 +154,7 @@ def _is_known(name: str, registered: Any, custom_objects: Mapping[str, Any]) -> 
     )
 
 
-def _is_keras_function(name: str) -> bool:
+def _is_activation(name: str) -> bool:
     import tf_keras as keras
 
     from kdtflite.models.activations import KERAS3_ACTIVATIONS

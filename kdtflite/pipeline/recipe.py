@@ -151,7 +151,7 @@ def list_recipes() -> dict[str, str]:
     return {name: load_recipe(name).description for name in _installed()}
 
 
-def load_recipe(recipe: str | os.PathLike[str] | dict[str, Any]) -> Recipe:
+def load_recipe(recipe: str | os.PathLike[str] | dict[str, Any] | Recipe) -> Recipe:
     """Reads a recipe by name, from a YAML file, or from a dict.
 
     Raises:

@@ -16,7 +16,7 @@ from kdtflite.data.batches import steps_an_epoch, training_batches
 from kdtflite.data.splits import Dataset
 from kdtflite.files import write_json
 from kdtflite.pipeline.recipe import TrainingRecipe
-from kdtflite.progress import say
+from kdtflite.progress import say, track
 
 __all__ = ["adam", "fit_resumably"]
 
@@ -110,7 +110,7 @@ def _read_history(path: Path) -> list[dict[str, float]]:
 
 
 class _EachEpoch(keras.callbacks.Callback):
-    """Says how an epoch went and hands its values on."""
+    """Shows the steps of an epoch, says how it went and hands its values on."""
 
     def __init__(
         self, title: str, epochs: int, keep: Callable[[int, dict[str, float]], None]
@@ -126,8 +126,16 @@ class _EachEpoch(keras.callbacks.Callback):
         del logs
         if self.first is None:
             self.first, self.started = epoch, time.monotonic()
+        description = f"{self.title}: epoch {epoch + 1} of {self.epochs}"
+        # A step is far below a second: its bar is drawn by the terminal's refresh, not by it.
+        self.steps = track(range(self.params["steps"]), description, bar_only=True)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        del batch, logs
+        next(self.steps, None)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        next(self.steps, None)  # past its end: takes the bar away
         values = {name: float(value) for name, value in (logs or {}).items()}
         optimizer = self.model.optimizer
         values["learning_rate"] = float(optimizer.learning_rate)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import re
+from collections.abc import Iterator
 from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.data.representative import InputSpec, representative
@@ -53,13 +57,15 @@ def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
             can be trained quantization-aware.
         DataError: The representative data do not fit the model.
     """
-    model = _in_float32(as_tf_keras(model))
+    model = as_tf_keras(model)
     _check(model)
     left_out: dict[str, str] = {}
     configs: dict[str, Any] = {}
-    for layer in model.layers:
-        _plan(layer, left_out, configs)
-    wrapped = _wrap(model, left_out, configs)
+    with _float32_policy(), _custom_layers(model):
+        model = _in_float32(model)
+        for layer in model.layers:
+            _plan(layer, left_out, configs)
+        wrapped = _wrap(model, left_out, configs)
     quantization = QuantizationAwareness(_report(model, wrapped, left_out), wrapped)
     wrapped.quantization = quantization
     calibrated = [layer for layer in quantization.layers if layer.how == "calibrated"]
@@ -72,8 +78,9 @@ def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
         )
     if representative_data is not None:
         samples = representative(representative_data, _inputs(model))
+        structure = getattr(wrapped, "_nested_inputs", wrapped.inputs[0])
         quantization.calibrate(
-            batch if len(model.inputs) > 1 else next(iter(batch.values()))
+            tf.nest.pack_sequence_as(structure, [batch[name] for name in model.input_names])
             for batch in samples.batches(_BATCH)
         )
     return wrapped
@@ -93,15 +100,42 @@ def _check(model: keras.Model) -> None:
         raise UnsupportedModelError(
             f"The model {model.name!r} is quantization-aware already. Pass the float model."
         )
+    for layer in model._flatten_layers(include_self=False):
+        if type(layer) is keras.layers.Lambda:
+            raise UnsupportedModelError(
+                f"The layer {layer.name!r} is a Lambda, whose code cannot be copied safely. "
+                "Make it a subclass of keras.layers.Layer, or use TensorFlow operations directly."
+            )
+
+
+@contextlib.contextmanager
+def _float32_policy() -> Iterator[None]:
+    """Makes layers that are created in the block float32, whatever the user's global policy."""
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("float32")
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+
+
+def _custom_layers(model: keras.Model) -> Any:
+    """Returns a scope in which the user's own kinds of layers in `model` can be cloned."""
+    kinds = {type(layer) for layer in model._flatten_layers(include_self=False)}
+    return keras.utils.custom_object_scope(
+        {kind.__name__: kind for kind in kinds if not kind.__module__.startswith("tf_keras.")}
+    )
 
 
 def _in_float32(model: keras.Model) -> keras.Model:
     """Rebuilds a mixed-precision model in float32, which fake quantization computes in."""
-    policies = {layer.compute_dtype for layer in model.layers}
+    policies = {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
     if not policies & {"float16", "bfloat16"}:
         return model
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=clone)
         config = layer.get_config()
         if layer.compute_dtype in ("float16", "bfloat16"):
             config["dtype"] = "float32"
@@ -168,16 +202,17 @@ def _wrap(model: keras.Model, left_out: dict[str, str], configs: dict[str, Any])
                 + "; ".join(f"{name}: {why}" for name, why in left_out.items())
                 + ". Convert the float model with kdtflite.convert(), which calibrates it."
             )
-        clone = keras.models.clone_model(model, clone_function=annotated)
-        clone.set_weights(model.get_weights())
         try:
+            clone = keras.models.clone_model(model, clone_function=annotated)
+            clone.set_weights(model.get_weights())
             with quantize_scope():
                 return tfmot.quantization.keras.quantize_apply(clone, Scheme(), _PREFIX)
-        except (ValueError, RuntimeError, AttributeError, TypeError) as error:
+        except (ValueError, RuntimeError, AttributeError, TypeError, KeyError) as error:
             refused = _named_layer(model, str(error), left_out)
             if refused is None:
                 raise UnsupportedModelError(
-                    f"TFMOT cannot make {model.name!r} quantization-aware: {error}. "
+                    f"TFMOT cannot make {model.name!r} quantization-aware "
+                    f"({type(error).__name__}: {str(error).rstrip('.')}). "
                     "Convert the float model with kdtflite.convert(), which calibrates it."
                 ) from error
             left_out[refused] = f"refused by TFMOT: {str(error).splitlines()[0][:120]}"
@@ -185,8 +220,13 @@ def _wrap(model: keras.Model, left_out: dict[str, str], configs: dict[str, Any])
 
 
 def _named_layer(model: keras.Model, message: str, left_out: dict[str, str]) -> str | None:
-    names = sorted((layer.name for layer in model.layers), key=len, reverse=True)
-    return next((name for name in names if name in message and name not in left_out), None)
+    """Returns the layer that TFMOT's message names, as "Layer NAME:..." or in quotes."""
+    names = [layer.name for layer in model.layers if layer.name not in left_out]
+    for before, after in ((r"[Ll]ayer ", r"\b"), (r"['\"`]", r"['\"`]")):
+        for name in sorted(names, key=len, reverse=True):
+            if re.search(before + re.escape(name) + after, message):
+                return name
+    return None
 
 
 def _report(

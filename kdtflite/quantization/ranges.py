@@ -7,6 +7,7 @@ after hundreds of steps. One pass over representative data puts every range wher
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +20,7 @@ from kdtflite.errors import DataError
 from kdtflite.progress import say
 from kdtflite.quantization.configs import quantizers
 
-__all__ = ["calibrate_ranges", "input_ranges"]
+__all__ = ["calibrate_ranges", "input_ranges", "range_values"]
 
 # XNNPACK refuses a scale below 1e-8 (an activation that is always zero), the plain kernels do
 # not. 255 steps of 1e-6 are safely above.
@@ -59,11 +60,17 @@ def calibrate_ranges(model: keras.Model, batches: Iterable[Any]) -> int:
         )
         return inputs
 
+    def pass_on(quantizer: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        del quantizer, training, weights, kwargs
+        return inputs
+
     count = 0
     # The quantizers stand in configurations, wrappers and activations of each layer: their class
-    # is the one place where all of them pass. Activations go on in float, as at conversion.
+    # is the one place where all of them pass. Weights and activations stay float, as when the
+    # converter calibrates.
     with (
         _lock,
+        mock.patch.object(quantizers.LastValueQuantizer, "__call__", pass_on),
         mock.patch.object(quantizers.MovingAverageQuantizer, "__call__", observe),
         mock.patch.object(quantizers.AllValuesQuantizer, "__call__", observe),
     ):
@@ -74,7 +81,7 @@ def calibrate_ranges(model: keras.Model, batches: Iterable[Any]) -> int:
         raise DataError("Expected at least one batch to calibrate on. Received: none.")
     _set_weight_ranges(model)
     for low, high, least, greatest in seen.values():
-        name = low.name.split("/")[0]
+        name = low.name.split("/")[0].removeprefix("quant_")
         if not np.isfinite([least, greatest]).all():
             raise DataError(
                 f"The output of layer {name} is NaN or infinite on the representative data. "
@@ -86,6 +93,21 @@ def calibrate_ranges(model: keras.Model, batches: Iterable[Any]) -> int:
         low.assign(np.full(low.shape, least, np.float32))
         high.assign(np.full(high.shape, greatest, np.float32))
     return len(seen)
+
+
+def range_values(model: keras.Model) -> list[float]:
+    """Returns the least and greatest value of every activation range, in the model's order."""
+    weights = {
+        id(variable)
+        for layer in model.layers
+        for _, _, ranges in getattr(layer, "_weight_vars", ())
+        for variable in ranges.values()
+    }
+    return [
+        float(np.ravel(variable.numpy())[0])
+        for variable in model.non_trainable_variables
+        if id(variable) not in weights and re.search(r"_(min|max)(_\d+)?:0$", variable.name)
+    ]
 
 
 def input_ranges(model: keras.Model) -> dict[str, tuple[float, float]]:

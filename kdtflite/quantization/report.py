@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kdtflite.quantization.ranges import calibrate_ranges, range_values
+
 __all__ = ["LayerQuantization", "QuantizationAwareness"]
 
 
@@ -36,19 +38,23 @@ class QuantizationAwareness:
 
     Attributes:
         layers: Every layer of the float model, in its order.
-        calibrated: The activation ranges were set from data.
+        model: The quantization-aware model.
     """
 
     layers: tuple[LayerQuantization, ...]
     model: Any = field(repr=False)
-    calibrated: bool = False
+
+    def __post_init__(self) -> None:
+        self._at_start = range_values(self.model)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the activation ranges were set: from data, in training, or by loaded weights."""
+        return range_values(self.model) != self._at_start
 
     def calibrate(self, batches: Iterable[Any]) -> None:
         """Sets every activation range from batches of inputs, shape (batch, ...) each."""
-        from kdtflite.quantization.ranges import calibrate_ranges
-
         calibrate_ranges(self.model, batches)
-        self.calibrated = True
 
     def summary(self) -> str:
         """Returns the layers as a table."""

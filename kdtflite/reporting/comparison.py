@@ -76,7 +76,9 @@ def compare(report: Mapping[str, Any]) -> Comparison | None:
     models = list(report.get("models") or ())
     if not models:
         return None
-    teacher = next((model for model in models if model.get("key") == "teacher"), {})
+    teacher: Mapping[str, Any] = next(
+        (model for model in models if model.get("key") == "teacher"), {}
+    )
     shipped = shipped_model(report)
     columns, table = [], []
     for measure in _MEASURES:
@@ -160,7 +162,9 @@ _MEASURES = (
         _no_note,
     ),
     _Measure(
-        Column("log_loss", "Log loss", "Mean −log of the true class's probability; lower is better"),
+        Column(
+            "log_loss", "Log loss", "Mean −log of the true class's probability; lower is better"
+        ),
         _field("log_loss"),
         decimal,
         min,

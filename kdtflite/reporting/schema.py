@@ -109,16 +109,14 @@ class TrainingStage(TypedDict):
     epochs: NotRequired[list[int]]
 
 
-PerClass = TypedDict(
-    "PerClass",
-    {
-        "precision": list[float | None],
-        "recall": list[float | None],
-        "f1": list[float | None],
-        "support": list[int],
-    },
-)
-"""One value a class, in the order of the class names."""
+class PerClass(TypedDict):
+    """One value a class, in the order of the class names."""
+
+    precision: list[float | None]
+    recall: list[float | None]
+    f1: list[float | None]
+    support: list[int]
+
 
 Prediction = TypedDict("Prediction", {"class": int, "confidence": NotRequired[float | None]})
 """The class that a model chose, and the share of its output that this class got."""

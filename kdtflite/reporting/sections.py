@@ -147,14 +147,16 @@ def _classes(report: Mapping[str, Any]) -> Section | None:
     scores = (report.get("per_class") or {}).get(model["key"])
     if not matrix and not scores:
         return None
-    classes = len(matrix) if matrix else len(scores["f1"])
+    classes = len(matrix or (scores or {})["f1"])
     names = _class_names(report, classes)
     section: Section = {"label": model.get("label") or model["key"], "rows": [], "classes": classes}
     section["confusions"] = list(_worst_confusions(matrix or (), names))
     section["svg"] = None
     if matrix:
         told = f"Confusion matrix of {classes} classes, true class by predicted class."
-        mistakes = [f"{true} taken for {seen}: {often}" for true, seen, often in section["confusions"]]
+        mistakes = [
+            f"{true} taken for {seen}: {often}" for true, seen, often in section["confusions"]
+        ]
         if mistakes:
             told += f" Most frequent mistakes: {'; '.join(mistakes)}."
         section["svg"] = inline_svg(

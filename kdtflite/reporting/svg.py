@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -32,7 +33,7 @@ def inline_svg(figure: Figure, *, name: str, description: str) -> Markup:
         description: What the plot shows, for those who cannot see it.
     """
     buffer = io.BytesIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Only measured with matplotlib's font; the browser draws it and has the glyph.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -44,7 +45,7 @@ def inline_svg(figure: Figure, *, name: str, description: str) -> Markup:
             "viewBox": drawn.attrib["viewBox"],
             "role": "img",
             "aria-label": description,
-            "style": f"max-width: {figure.get_figwidth():.2f}in",
+            "style": f"max-width: {1.15 * figure.get_figwidth():.2f}in",
             "class": "plot",
         },
     )

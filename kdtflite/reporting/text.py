@@ -42,9 +42,7 @@ def render_table(report: Mapping[str, Any]) -> Table:
     if comparison is None:
         return table
     shown = [
-        (place, column)
-        for place, column in enumerate(comparison.columns)
-        if column.key in _COLUMNS
+        (place, column) for place, column in enumerate(comparison.columns) if column.key in _COLUMNS
     ]
     for _, column in shown:
         table.add_column(column.title, justify="right", no_wrap=True)

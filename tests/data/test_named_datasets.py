@@ -125,8 +125,11 @@ def test_cifar10_is_read_from_jpeg_bytes_and_from_plain_arrays(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
     y = (np.arange(40) % 10).astype(np.uint8)
     blob, offsets = _jpegs(x)
-    jpeg = {f"{p}_{k}": v for p in ("train", "test")
-            for k, v in (("blob", blob), ("offsets", offsets), ("labels", y))}
+    jpeg = {
+        f"{p}_{k}": v
+        for p in ("train", "test")
+        for k, v in (("blob", blob), ("offsets", offsets), ("labels", y))
+    }
     np.savez(tmp_path / "cifar10_jpeg.npz", **jpeg)
     data = load_dataset("cifar10", tmp_path, validation_fraction=0.25, quiet=True)
     with Image.open(io.BytesIO(blob[offsets[3] : offsets[4]].tobytes())) as image:

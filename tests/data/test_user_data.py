@@ -21,8 +21,11 @@ def test_x_and_y_are_read_as_they_are(tmp_path):
 
 def test_a_part_of_a_file_with_splits_is_read(tmp_path):
     path = _save(
-        tmp_path / "a.npz", x_train=np.zeros((4, 2)), y_train=[0, 1, 0, 1],
-        x_val=np.ones((2, 2)), y_val=[1, 0],
+        tmp_path / "a.npz",
+        x_train=np.zeros((4, 2)),
+        y_train=[0, 1, 0, 1],
+        x_val=np.ones((2, 2)),
+        y_val=[1, 0],
     )
     assert len(load_arrays(path).x) == 4
     np.testing.assert_array_equal(load_arrays(path, part="validation").y, [1, 0])
@@ -36,7 +39,7 @@ def test_arrays_named_by_input_serve_several_inputs(tmp_path):
     assert (names, y) == (("left", "right"), None)
     assert x["right"].shape == (3, 5)
     path = _save(tmp_path / "b.npz", left=np.zeros((3, 2)), right=np.ones((4, 5)))
-    with pytest.raises(DataError, match="'right' as in 'left'.*4 and 3"):
+    with pytest.raises(DataError, match=r"'right' as in 'left'.*4 and 3"):
         load_arrays(path)
 
 
@@ -98,8 +101,11 @@ def test_a_users_file_is_split_and_bytes_are_scaled(tmp_path):
 
 def test_splits_of_a_users_file_are_kept_and_float_ranges_measured(tmp_path):
     path = _save(
-        tmp_path / "a.npz", x_train=np.linspace(-2, 3, 20).reshape(10, 2), y_train=[0, 1] * 5,
-        x_test=np.zeros((4, 2)), y_test=[0, 1, 0, 1],
+        tmp_path / "a.npz",
+        x_train=np.linspace(-2, 3, 20).reshape(10, 2),
+        y_train=[0, 1] * 5,
+        x_test=np.zeros((4, 2)),
+        y_test=[0, 1, 0, 1],
     )
     data = load_user_dataset(path, validation_fraction=0.2)
     # 20 % of all 14 samples, rounded: 3

@@ -1,0 +1,5 @@
+"""`python -m kdtflite.cli`."""
+
+from kdtflite.cli import main
+
+main()

@@ -1,0 +1,171 @@
+"""`kdtflite convert`: a trained model becomes a proven .tflite file."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kdtflite.errors import ConfigurationError, ModelFileError
+
+__all__ = ["EPILOG", "NAME", "command"]
+
+NAME = "convert"
+EPILOG = "Example: kdtflite convert model.keras --representative data.npz -o model.tflite"
+
+
+def command(
+    model: Annotated[
+        Path, typer.Argument(help="A .keras or .h5 file, or a SavedModel folder.", metavar="MODEL")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .tflite file to write.")],
+    representative: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Samples that calibrate the activations: an .npz file, an image folder of class "
+            "sub-folders, or a named data set. Integer targets need them.",
+        ),
+    ] = None,
+    target: Annotated[str, typer.Option(help="int8 (proven fully integer) or float32.")] = "int8",
+    io: Annotated[
+        str | None, typer.Option(metavar="int8|uint8", help="Dtype of inputs and outputs. [int8]")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="The most samples to calibrate with.")] = 500,
+    data_path: Annotated[
+        str, typer.Option(metavar="PATH|auto", help="Where a named data set lies.")
+    ] = "auto",
+    input_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="What the model was trained on; images and bytes are scaled to it. [0 1]",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    unsafe: Annotated[
+        bool,
+        typer.Option("--unsafe", help="Load a model that carries code (Lambda) and run that code."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the proof as JSON.")] = False,
+) -> None:
+    """Converts a Keras model to a .tflite file, and proves it fully integer.
+
+    A file with a float tensor, a Flex or custom operator, or float inputs or outputs is not
+    written: the message names the operator, the tensor and the layer.
+    """
+    from kdtflite.conversion.targets import get_target
+    from kdtflite.files import refuse_existing
+
+    promised = get_target(target)
+    promised.choose_io(io)
+    refuse_existing(output, overwrite=force, option="--force")
+    if output.is_dir():
+        raise ConfigurationError(
+            f"Expected --output to name a file. Received: the folder {output}."
+        )
+    if not model.exists():
+        raise ModelFileError(
+            f"Expected a .keras or .h5 file or a SavedModel folder. Received: {model}, which does "
+            "not exist."
+        )
+    if representative is None and promised.fully_integer:
+        raise ConfigurationError(
+            f"Target {target!r} calibrates activations and needs samples. Pass --representative: "
+            "an .npz file, an image folder or a named data set."
+        )
+    import kdtflite
+    from kdtflite.runtime import quiet_tensorflow
+
+    quiet_tensorflow()
+    # Loaded when first asked for: reading an .npz takes no TensorFlow, and a bad one is refused
+    # at once.
+    loaded = functools.cache(lambda: _load(model, unsafe=unsafe))
+    data = None
+    if representative is not None:
+        from kdtflite.cli.samples import read_samples
+
+        data = read_samples(
+            representative,
+            lambda: _expected(loaded()),
+            part="train",
+            data_path=data_path,
+            input_range=input_range,
+        ).x
+    lite = kdtflite.convert(
+        loaded(), data, target, io_dtype=io, input_range=input_range, samples=samples
+    )
+    lite.save(output, overwrite=force, option="--force")
+    _print(lite, output, model, proven=promised.fully_integer, as_json=as_json)
+
+
+def _load(path: Path, *, unsafe: bool) -> Any:
+    is_saved_model = (path / "saved_model.pb").is_file()
+    if is_saved_model and not (path / "keras_metadata.pb").is_file():
+        # No Keras model inside, only functions: the converter takes the folder as it is.
+        return path
+    import kdtflite
+
+    return kdtflite.load_model(path, unsafe=unsafe)
+
+
+def _expected(model: Any) -> Any:
+    """Returns what the model takes, by input name, as far as it says."""
+    from kdtflite.cli.samples import Expected
+
+    if not isinstance(model, Path):
+        return {
+            name: Expected(tuple(tensor.shape[1:]), str(getattr(tensor.dtype, "name", "float32")))
+            for name, tensor in zip(
+                getattr(model, "input_names", None) or [i.name for i in model.inputs],
+                model.inputs,
+                strict=True,
+            )
+        }
+    import tensorflow as tf
+
+    try:
+        signature = tf.saved_model.load(str(model)).signatures["serving_default"]
+    except (OSError, ValueError, RuntimeError, KeyError, tf.errors.OpError):
+        return {}  # convert() says what is wrong with it
+    named = signature.structured_input_signature[1]
+    return {
+        name: Expected(tuple(spec.shape[1:]), spec.dtype.name)
+        for name, spec in named.items()
+        if spec.shape.rank is not None
+    }
+
+
+def _print(lite: Any, output: Path, model: Path, *, proven: bool, as_json: bool) -> None:
+    from kdtflite.conversion import prove_fully_integer
+    from kdtflite.files import sha256
+
+    proof = prove_fully_integer(lite) if proven else None
+    before = _size(model)
+    if as_json:
+        result = {
+            "output": str(output),
+            "sha256": sha256(output),
+            "bytes": len(lite.content),
+            "model_bytes": before,
+            "proof": proof.to_dict() if proof else None,
+        }
+        typer.echo(json.dumps(result, indent=2))
+        return
+    if proof is not None:
+        typer.echo(str(proof))
+    for label, specs in (("Input", lite.inputs), ("Output", lite.outputs)):
+        for spec in specs:
+            scale = "" if spec.scale is None else f", scale {spec.scale:.9g}"
+            zero = "" if spec.zero_point is None else f", zero point {spec.zero_point}"
+            typer.echo(f"{label} {spec.name}: {spec.dtype} {list(spec.shape)}{scale}{zero}")
+    typer.echo(f"{output}: {len(lite.content):,} bytes (the model given: {before:,} bytes)")
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

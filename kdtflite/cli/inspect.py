@@ -1,0 +1,112 @@
+"""`kdtflite inspect`: what stands in a .tflite file, and whether it is fully integer."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kdtflite.litemodel import LiteModel
+
+__all__ = ["EPILOG", "NAME", "command"]
+
+NAME = "inspect"
+EPILOG = "Example: kdtflite inspect model.tflite --tensors"
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="A .tflite file.", metavar="MODEL")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Shows inputs, outputs, operators and sizes of a file, and the proof that it is integer.
+
+    A file with floats is no error here: what is not integer is listed.
+    """
+    from kdtflite.cli.trial import load_tried
+
+    lite = load_tried(model)
+    proof, faults = _verdict(lite)
+    if as_json:
+        typer.echo(json.dumps(_described(lite, model, proof, faults, tensors=tensors), indent=2))
+        return
+    typer.echo(f"{model}: {lite.summary()}")
+    if tensors:
+        _print_tensors(lite)
+    if proof is not None:
+        typer.echo(str(proof))
+    else:
+        typer.echo("Not fully integer:")
+        for fault in faults:
+            typer.echo(f"  {fault}")
+
+
+def _verdict(lite: LiteModel) -> tuple[Any, list[str]]:
+    """Returns the proof and no faults, or None and what is not integer."""
+    from kdtflite.conversion.integer_proof import find_floats, prove_fully_integer
+    from kdtflite.errors import NotFullyIntegerError
+
+    faults = find_floats(lite)
+    if faults:
+        return None, faults
+    try:
+        return prove_fully_integer(lite), []
+    except NotFullyIntegerError as error:
+        # All integer, and LiteRT's default delegate refuses it all the same.
+        return None, [str(error)]
+
+
+def _described(
+    lite: LiteModel, path: Path, proof: Any, faults: list[str], *, tensors: bool
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from kdtflite.files import sha256
+
+    described: dict[str, Any] = {
+        "file": str(path),
+        "sha256": sha256(path),
+        "bytes": len(lite.content),
+        "constant_bytes": sum(t.bytes for t in lite.tensors if t.is_constant),
+        "inputs": [spec.to_dict() for spec in lite.inputs],
+        "outputs": [spec.to_dict() for spec in lite.outputs],
+        "operators": dict(Counter(operator.name for operator in lite.operators).most_common()),
+        "tensor_dtypes": dict(Counter(tensor.dtype for tensor in lite.tensors).most_common()),
+        "fully_integer": proof is not None,
+        "not_integer": faults,
+        "proof": proof.to_dict() if proof is not None else None,
+    }
+    if tensors:
+        described["tensors"] = [asdict(tensor) for tensor in lite.tensors]
+    return described
+
+
+def _print_tensors(lite: LiteModel) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("#", "dtype", "shape", "scale", "zero point", "bytes", "name"):
+        # The converter strings the names of every fused operator together: no screen is so wide.
+        table.add_column(column, no_wrap=True)
+    for tensor in lite.tensors:
+        scales, zeros = tensor.scales, tensor.zero_points
+        scale = f"{scales[0]:.6g}" if len(scales) == 1 else f"{len(scales)} channels"
+        zero = str(zeros[0]) if len(set(zeros)) == 1 else "by channel"
+        place = f"{tensor.subgraph}:{tensor.index}" if tensor.subgraph else str(tensor.index)
+        table.add_row(
+            place,
+            tensor.dtype,
+            "×".join(map(str, tensor.shape)) or "scalar",
+            scale if scales else "",
+            zero if zeros else "",
+            f"{tensor.bytes:,}" if tensor.is_constant else "",
+            Text(tensor.name),
+        )
+    Console().print(table)

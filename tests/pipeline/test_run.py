@@ -1,0 +1,155 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.datasets import load_digits
+
+import kdtflite
+from kdtflite.errors import ConfigurationError, DataError, OutputExistsError, ShapeMismatchError
+from kdtflite.evaluation.accuracy import evaluate
+from kdtflite.files import sha256
+from kdtflite.pipeline.run import run
+
+TINY = Path(__file__).parents[1] / "tiny.yaml"
+KEYS = ["teacher", "hard_labels", "distilled", "ptq_int8", "distilled_int8"]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return run(TINY, output=tmp_path_factory.mktemp("runs") / "tiny")
+
+
+def test_the_run_ends_with_a_proven_file_and_a_report(result):
+    assert {spec.dtype for spec in result.lite.inputs + result.lite.outputs} == {"int8"}
+    assert kdtflite.prove_fully_integer(result.lite).invoked_with == "XNNPACK"
+    assert result.report["proof"]["float_tensors"] == 0
+    assert [model["key"] for model in result.report["models"]] == KEYS
+    page = result.html.read_text()
+    assert "student, distilled" in page.lower()
+    assert page.count("http://") + page.count("https://") <= page.count("www.w3.org")
+
+
+def test_the_report_says_what_the_files_themselves_say(result):
+    dataset = kdtflite.data.load("digits", seed=7)
+    for model in result.report["models"]:
+        file = result.folder / model["file"]
+        assert sha256(file) == model["sha256"]
+        assert file.stat().st_size == model["bytes"]
+        measured = evaluate(str(file), dataset.test, progress=False)
+        assert measured.accuracy == model["accuracy"]
+        assert np.trace(result.report["confusion"][model["key"]]) == round(
+            measured.accuracy * len(dataset.test.y)
+        )
+    shipped = result.report["models"][-1]
+    assert sha256(result.folder / "student.tflite") == shipped["sha256"]
+
+
+def test_parity_of_the_fake_quantized_student_and_its_file(result):
+    parity = result.report["parity"]
+    assert parity["samples"] == 449
+    assert parity["argmax_agreement"] >= 0.995
+    assert parity["largest_difference_steps"] <= 3
+    assert parity["kernels"] == "XNNPACK"
+
+
+def test_training_curves_hold_every_loss_term(result):
+    curves = result.report["training"]["distilled"]
+    assert curves["epochs"] == [1, 2, 3, 4]
+    history = curves["history"]
+    total = 0.1 * np.array(history["hard_labels_loss"]) + 0.9 * np.array(
+        history["soft_targets_loss"]
+    )
+    np.testing.assert_allclose(history["loss"], total, rtol=1e-4)
+    assert len(history["learning_rate"]) == len(history["val_accuracy"]) == 4
+
+
+def test_samples_show_disagreements_first(result):
+    def differ(sample):
+        return len({p["class"] for p in sample["predictions"].values()}) > 1
+
+    flags = [differ(sample) for sample in result.report["samples"]]
+    assert flags == sorted(flags, reverse=True)
+    digits = load_digits()
+    assert {len(sample["image"]) for sample in result.report["samples"]} == {8}
+    assert max(s["label"] for s in result.report["samples"]) <= max(digits.target)
+
+
+def test_the_run_folder_tells_how_it_was_made(result):
+    recipe = yaml.safe_load((result.folder / "recipe.yaml").read_text())
+    assert recipe == result.report["recipe"]
+    about = json.loads((result.folder / "run.json").read_text())
+    assert about["seed"] == 7
+    assert about["versions"]["tensorflow"].startswith("2.21")
+    for artefact in result.report["reproduce"]["artefacts"]:
+        assert sha256(result.folder / artefact["file"]) == artefact["sha256"]
+    assert "Stage 5 of 7" in (result.folder / "log.txt").read_text()
+
+
+def test_a_finished_run_is_not_run_again(result, capsys):
+    before = sorted((p, p.stat().st_mtime_ns) for p in result.folder.rglob("*.json"))
+    again = run(TINY, output=result.folder)
+    assert again.report == result.report
+    assert sorted((p, p.stat().st_mtime_ns) for p in result.folder.rglob("*.json")) == before
+    assert "finished already" in capsys.readouterr().err
+
+
+def test_another_recipe_in_the_same_folder_is_refused_and_named(result):
+    recipe = yaml.safe_load(TINY.read_text())
+    recipe["distillation"]["epochs"] = 5
+    with pytest.raises(OutputExistsError, match=r"distillation\.epochs was 4, is 5"):
+        run(recipe, output=result.folder)
+
+
+def test_a_folder_that_holds_something_else_is_never_touched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputExistsError, match="holds no run"):
+        run(TINY, output=tmp_path, force=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_changed_artefact_is_made_again(result, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(result.folder, folder)
+    (folder / "report.json").unlink()
+    (folder / "files" / "ptq_int8.tflite").write_bytes(b"damaged")
+    again = run(TINY, output=folder)
+    before = {m["key"]: m["sha256"] for m in result.report["models"]}
+    assert {m["key"]: m["sha256"] for m in again.report["models"]} == before
+    assert "files is done again" in (folder / "log.txt").read_text()
+
+
+def test_changed_data_are_refused(result, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(result.folder, folder)
+    (folder / "report.json").unlink()
+    done = json.loads((folder / "data" / "done.json").read_text())
+    done["result"]["fingerprint"] = "0" * 64
+    (folder / "data" / "done.json").write_text(json.dumps(done))
+    with pytest.raises(DataError, match="data changed since"):
+        run(TINY, output=folder)
+
+
+def test_a_second_process_in_the_same_folder_is_refused(result, tmp_path):
+    import fcntl
+
+    folder = tmp_path / "copy"
+    shutil.copytree(result.folder, folder)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConfigurationError, match="Another process"):
+            run(TINY, output=folder)
+
+
+def test_a_loaded_teacher_that_does_not_fit_is_refused(tmp_path):
+    import tf_keras as keras
+
+    keras.Sequential([keras.layers.Flatten(input_shape=(8, 8, 1)), keras.layers.Dense(9)]).save(
+        tmp_path / "nine.keras"
+    )
+    recipe = yaml.safe_load(TINY.read_text())
+    recipe["teacher"] = {"load": str(tmp_path / "nine.keras")}
+    with pytest.raises(ShapeMismatchError, match=r"Expected 10 classes\. Received: 9"):
+        run(recipe, output=tmp_path / "run")

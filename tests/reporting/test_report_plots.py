@@ -1,0 +1,135 @@
+import math
+import re
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from report_example import EPOCHS, example_report
+
+from kdtflite.errors import DataError
+from kdtflite.reporting.plots import (
+    accuracy_versus_latency,
+    accuracy_versus_size,
+    confusion_matrix,
+    training_curves,
+)
+from kdtflite.reporting.svg import inline_svg
+
+
+@pytest.fixture
+def models():
+    return example_report()["models"]
+
+
+def points(figure):
+    return {
+        line.get_label(): (line.get_xdata()[0], line.get_ydata()[0])
+        for line in figure.axes[0].lines
+    }
+
+
+def test_every_model_stands_at_its_size_and_accuracy(models):
+    figure = accuracy_versus_size(models)
+    assert points(figure) == {m["label"]: (m["bytes"], m["accuracy"]) for m in models}
+    assert figure.axes[0].get_xscale() == "log"
+
+
+def test_every_model_stands_at_its_median_latency_and_accuracy(models):
+    figure = accuracy_versus_latency(models)
+    assert points(figure) == {m["label"]: (m["latency_ms"]["p50"], m["accuracy"]) for m in models}
+
+
+def test_int8_markers_are_filled_and_float_ones_hollow(models):
+    lines = accuracy_versus_size(models).axes[0].lines
+    filled = [to_rgba(line.get_markerfacecolor())[3] == 1 for line in lines]
+    assert filled == [False, False, False, True, True]
+
+
+def test_models_without_a_number_are_left_out(models):
+    models[0]["bytes"] = None
+    models[1]["accuracy"] = math.nan
+    assert len(accuracy_versus_size(models).axes[0].lines) == 3
+    models[2]["latency_ms"] = None
+    assert len(accuracy_versus_latency(models).axes[0].lines) == 3
+
+
+def test_samples_draw_the_wilson_interval():
+    perfect = {"label": "a", "bytes": 1000, "accuracy": 1.0, "format": "int8"}
+    (bar,) = accuracy_versus_size([perfect], samples=100).axes[0].collections
+    # Wilson for 100 of 100: 1 / (1 + 1.96² / 100) = 0.9630 to 1
+    np.testing.assert_allclose(bar.get_segments()[0][:, 1], [0.9630, 1.0], atol=1e-4)
+
+
+def test_training_curves_carry_every_term_of_the_history():
+    stage = example_report()["training"]["distilled"]
+    loss, accuracy, rate = training_curves(stage["history"], epochs=stage["epochs"]).axes
+    drawn = {line.get_label(): line for line in loss.lines}
+    assert set(drawn) == {
+        "Total", "Total, validation", "Hard labels", "Soft targets", "Regularization",
+    }  # fmt: skip
+    np.testing.assert_array_equal(
+        drawn["Soft targets"].get_ydata(), stage["history"]["soft_targets_loss"]
+    )
+    np.testing.assert_array_equal(drawn["Total"].get_xdata(), range(1, EPOCHS + 1))
+    assert drawn["Total, validation"].get_linestyle() == "--"
+    assert drawn["Total, validation"].get_color() == drawn["Total"].get_color()
+    np.testing.assert_array_equal(accuracy.lines[1].get_ydata(), stage["history"]["val_accuracy"])
+    np.testing.assert_array_equal(rate.lines[0].get_ydata(), stage["history"]["learning_rate"])
+
+
+def test_a_loss_that_was_not_a_number_leaves_a_gap():
+    figure = training_curves({"loss": [1.0, None, math.inf, 0.5]})
+    np.testing.assert_array_equal(
+        figure.axes[0].lines[0].get_ydata(), [1.0, math.nan, math.nan, 0.5]
+    )
+
+
+@pytest.mark.parametrize("history", [{}, {"loss": [1.0, 2.0], "accuracy": [0.5]}])
+def test_a_history_that_is_empty_or_uneven_is_refused(history):
+    with pytest.raises(DataError, match="one value an epoch"):
+        training_curves(history)
+
+
+def test_the_confusion_matrix_shades_shares_and_writes_counts():
+    figure = confusion_matrix([[3, 1], [0, 0]], ["$cat$", "<b>"])
+    (axes,) = figure.axes
+    # Of four cats three were seen as cats; the second class has no sample at all.
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0.25], [0, 0]])
+    assert [text.get_text() for text in axes.texts] == ["3", "1"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["$cat$", "<b>"]
+
+
+def test_a_hundred_classes_get_neither_counts_nor_a_hundred_ticks():
+    (axes,) = confusion_matrix(np.eye(100, dtype=int) * 9).axes
+    assert not axes.texts
+    assert len(axes.get_xticklabels()) <= 34
+
+
+@pytest.mark.parametrize("matrix", [[[1, 2]], [], [1, 2], [[[1]]]])
+def test_a_matrix_that_is_not_square_is_refused(matrix):
+    with pytest.raises(DataError, match="one row and one column a class"):
+        confusion_matrix(matrix)
+
+
+def test_too_few_class_names_are_refused():
+    with pytest.raises(DataError, match="Received: 1 names"):
+        confusion_matrix([[1, 0], [0, 1]], ["cat"])
+
+
+def test_svg_keeps_text_escaped_and_refers_only_to_itself():
+    svg = inline_svg(confusion_matrix([[1]], ['<b>"&']), name="plot", description='a "b" <c>')
+    assert svg.startswith("<svg ")
+    assert '&lt;b&gt;"&amp;' in svg
+    assert 'aria-label="a &quot;b&quot; &lt;c&gt;"' in svg
+    assert "http" not in svg
+    assert "<style" not in svg
+    assert "var(--plot-ink)" in svg
+
+
+def test_two_svgs_share_no_id():
+    svgs = [inline_svg(training_curves({"loss": [2.0, 1.0]}), name=n, description="") for n in "ab"]
+    first, second = (set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs)
+    assert first
+    assert not first & second
+    for svg, ids in zip(svgs, (first, second), strict=True):
+        assert set(re.findall(r'(?:href="|url\()#([^")]+)', svg)) <= ids
