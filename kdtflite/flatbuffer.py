@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from kdtflite.errors import ModelFileError
 __all__ = ["FileTensor", "Operator", "read_graph"]
 
 _IDENTIFIER = b"TFL3"
+# Elements of an activation: no machine that runs such files has the memory, and LiteRT would
+# clear gigabytes before it notices.
+_LARGEST = 2**31
+# Kernels that abort the process where an int8 tensor has no scale.
 _SCALED = frozenset(
     {"ADD", "AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "SOFTMAX"}
 )
@@ -81,6 +86,8 @@ def read_graph(content: bytes) -> tuple[tuple[FileTensor, ...], tuple[Operator, 
         if not by_subgraph or any(not -1 <= i < by_subgraph[s] for s, i in used):
             raise ValueError("an operator names a tensor that is not there")
         _check_scales(tensors, operators)
+        if any(not tensor.is_constant and prod(tensor.shape) > _LARGEST for tensor in tensors):
+            raise ValueError("a tensor is larger than any that is run")
     except (
         struct.error,
         ValueError,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdtflite.errors import DataError, ModelFileError
+from kdtflite.errors import ConfigurationError, DataError, ModelFileError
 from kdtflite.files import write_bytes
 from kdtflite.flatbuffer import FileTensor, Operator, read_graph
 from kdtflite.progress import track
@@ -262,7 +262,12 @@ class LiteModel:
 
         Raises:
             DataError: `x` does not fit the file's inputs, or holds NaN.
+            ConfigurationError: `workers` or `batch_size` below 1.
         """
+        if workers is not None and workers < 1:
+            raise ConfigurationError(f"Expected workers from 1 up, or None. Received: {workers}.")
+        if batch_size < 1:
+            raise ConfigurationError(f"Expected batch_size from 1 up. Received: {batch_size}.")
         samples = self._fit(x)
         count = len(next(iter(samples.values())))
         if workers is None:
@@ -350,7 +355,7 @@ class _Runner:
         self.count = count
         self._idle: list[tuple[Any, int]] = []
         fixed = model.inputs[0].shape[0] if model.inputs[0].shape else 1
-        self.batch_size = self._agreed_batch(max(1, batch_size), fixed)
+        self.batch_size = self._agreed_batch(batch_size, fixed)
         self.outputs = {
             spec.name: np.empty((count, *spec.shape[1:]), spec.dtype) for spec in model.outputs
         }
@@ -445,7 +450,7 @@ def _check_samples(spec: TensorSpec, value: Array) -> None:
         )
     if len(value) == 0:
         raise DataError(f"Expected at least one sample for input {spec.name}. Received: none.")
-    if not np.issubdtype(value.dtype, np.number) and value.dtype != np.bool_:
+    if value.dtype.kind not in "biuf":
         raise DataError(f"Expected numbers for input {spec.name}. Received: {value.dtype}.")
     if np.issubdtype(value.dtype, np.floating) and np.isnan(value).any():
         where = np.unique(np.nonzero(np.isnan(value))[0])

@@ -30,8 +30,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Times single invokes of a file: p50, p90, p99, the delegate, bytes, arena, the machine."""
-    from kdtflite.evaluation import benchmark
     from kdtflite.cli.trial import load_tried
+    from kdtflite.evaluation import benchmark
 
     result = benchmark(
         load_tried(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdtflite.errors import ConfigurationError, ModelFileError
+from kdtflite.errors import ConfigurationError
 
 __all__ = ["EPILOG", "NAME", "command"]
 
@@ -67,11 +67,10 @@ def command(
         raise ConfigurationError(
             f"Expected --output to name a file. Received: the folder {output}."
         )
-    if not model.exists():
-        raise ModelFileError(
-            f"Expected a .keras or .h5 file or a SavedModel folder. Received: {model}, which does "
-            "not exist."
-        )
+    if not _is_plain_saved_model(model):
+        from kdtflite.models.model_files import open_model_file
+
+        open_model_file(model)  # refuses what is no model before TensorFlow is imported
     if representative is None and promised.fully_integer:
         raise ConfigurationError(
             f"Target {target!r} calibrates activations and needs samples. Pass --representative: "
@@ -103,13 +102,16 @@ def command(
 
 
 def _load(path: Path, *, unsafe: bool) -> Any:
-    is_saved_model = (path / "saved_model.pb").is_file()
-    if is_saved_model and not (path / "keras_metadata.pb").is_file():
-        # No Keras model inside, only functions: the converter takes the folder as it is.
+    if _is_plain_saved_model(path):
         return path
     import kdtflite
 
     return kdtflite.load_model(path, unsafe=unsafe)
+
+
+def _is_plain_saved_model(path: Path) -> bool:
+    """Says whether there is no Keras model inside, only functions: the converter takes it so."""
+    return (path / "saved_model.pb").is_file() and not (path / "keras_metadata.pb").is_file()
 
 
 def _expected(model: Any) -> Any:

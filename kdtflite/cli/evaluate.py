@@ -51,8 +51,8 @@ def command(
     if plot is not None:
         _check_plot(plot, force=force)
     from kdtflite.cli.samples import expected_by, read_samples
-    from kdtflite.evaluation import evaluate
     from kdtflite.cli.trial import load_tried
+    from kdtflite.evaluation import evaluate
 
     lite = load_tried(model, kernels=("XNNPACK",))
     read = read_samples(

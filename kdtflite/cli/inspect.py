@@ -16,6 +16,7 @@ __all__ = ["EPILOG", "NAME", "command"]
 
 NAME = "inspect"
 EPILOG = "Example: kdtflite inspect model.tflite --tensors"
+_LISTED = 12
 
 
 def command(
@@ -41,8 +42,10 @@ def command(
         typer.echo(str(proof))
     else:
         typer.echo("Not fully integer:")
-        for fault in faults:
+        for fault in faults[:_LISTED]:
             typer.echo(f"  {fault}")
+        if len(faults) > _LISTED:
+            typer.echo(f"  ... and {len(faults) - _LISTED} more (all of them with --json)")
 
 
 def _verdict(lite: LiteModel) -> tuple[Any, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 import os
 import re
 import shutil
@@ -10,7 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +82,11 @@ def convert(
     io = promised.choose_io(io_dtype)
     folder = Path(tempfile.mkdtemp(prefix="kdtflite-"))
     try:
-        saved_model, inputs, layers = _saved_model(model, folder / "model", input_range)
+        saved = _saved_model(model, folder / "model", input_range)
         data = None
         if promised.fully_integer:
-            data = representative(representative_data, inputs, limit=samples)
-        return _converted(folder, saved_model, promised, io, data, layers, progress)
+            data = representative(representative_data, saved.inputs, limit=samples)
+        return _converted(folder, saved, promised, io, data, progress)
     except OSError as error:
         if isinstance(error, KdtfliteError):
             raise
@@ -96,30 +98,39 @@ def convert(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class _SavedModel:
+    """A SavedModel on disk: its inputs as the user knows them and as its signature calls them."""
+
+    path: Path
+    inputs: list[InputSpec]
+    arguments: list[str]
+    layers: list[str]
+
+
 def _converted(
     folder: Path,
-    saved_model: Path,
+    saved: _SavedModel,
     target: Target,
     io: str,
     data: RepresentativeData | None,
-    layers: list[str],
     progress: bool,
 ) -> LiteModel:
     job = {
-        "model": str(saved_model),
+        "model": str(saved.path),
         "fully_integer": target.fully_integer,
         "io_dtype": io,
-        "inputs": [] if data is None else list(data.samples),
+        "inputs": saved.arguments,
     }
     (folder / "job.json").write_text(json.dumps(job))
-    for i, values in enumerate([] if data is None else data.samples.values()):
-        np.save(folder / f"samples_{i}.npy", values)
+    for i, spec in enumerate([] if data is None else saved.inputs):
+        np.save(folder / f"samples_{i}.npy", data.samples[spec.name])
     code, log = _run_worker(folder, len(data) if data is not None else 0, progress)
     if code != 0:
-        raise _failure(folder, code, log, layers)
+        raise _failure(folder, code, log, saved.layers, target)
     lite = LiteModel((folder / "model.tflite").read_bytes())
     if target.fully_integer:
-        prove_fully_integer(lite, layers=layers)
+        prove_fully_integer(lite, layers=saved.layers)
     elif any(spec.dtype != io for spec in lite.outputs):
         raise ConversionError(
             f"Expected {io} outputs. Received: {', '.join(spec.dtype for spec in lite.outputs)}."
@@ -127,9 +138,7 @@ def _converted(
     return lite
 
 
-def _saved_model(
-    model: Any, folder: Path, input_range: tuple[float, float] | None
-) -> tuple[Path, list[InputSpec], list[str]]:
+def _saved_model(model: Any, folder: Path, input_range: tuple[float, float] | None) -> _SavedModel:
     """Returns a SavedModel whose signature has the model's own input and output names."""
     if isinstance(model, str | os.PathLike):
         return _given_saved_model(Path(model), input_range)
@@ -144,7 +153,7 @@ def _saved_model(
         )
         for name, tensor in zip(names, keras_model.inputs, strict=True)
     ]
-    arguments = [_identifier(name) for name in names]
+    arguments = _identifiers(names)
     structure = getattr(keras_model, "_nested_inputs", keras_model.inputs)
 
     def serve(**given: Any) -> dict[str, Any]:
@@ -160,16 +169,12 @@ def _saved_model(
     module = tf.Module()
     module.model, module.serve = keras_model, tf.function(serve, autograph=False)
     tf.saved_model.save(module, str(folder), signatures=module.serve.get_concrete_function(**specs))
-    renamed = [
-        InputSpec(argument, spec.shape, spec.dtype, spec.trained_range)
-        for argument, spec in zip(arguments, inputs, strict=True)
-    ]
-    return folder, renamed, [layer.name for layer in _all_layers(keras_model)]
+    return _SavedModel(
+        folder, inputs, arguments, [layer.name for layer in _all_layers(keras_model)]
+    )
 
 
-def _given_saved_model(
-    path: Path, input_range: tuple[float, float] | None
-) -> tuple[Path, list[InputSpec], list[str]]:
+def _given_saved_model(path: Path, input_range: tuple[float, float] | None) -> _SavedModel:
     if not (path / "saved_model.pb").is_file():
         raise ModelFileError(
             f"Expected a SavedModel folder (with saved_model.pb) at {path}. "
@@ -191,7 +196,7 @@ def _given_saved_model(
         InputSpec(name, tuple(spec.shape[1:]), spec.dtype.name, input_range)
         for name, spec in signature.structured_input_signature[1].items()
     ]
-    return path, inputs, []
+    return _SavedModel(path, inputs, [spec.name for spec in inputs], [])
 
 
 def _trained_ranges(model: Any) -> dict[str, tuple[float, float]]:
@@ -204,8 +209,7 @@ def _trained_ranges(model: Any) -> dict[str, tuple[float, float]]:
 
 
 def _output_names(model: Any) -> list[str]:
-    names = [_identifier(name.removeprefix("quant_")) for name in model.output_names]
-    return [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    return _identifiers(name.removeprefix("quant_") for name in model.output_names)
 
 
 def _all_layers(model: Any) -> Iterator[Any]:
@@ -215,10 +219,17 @@ def _all_layers(model: Any) -> Iterator[Any]:
             yield from _all_layers(layer)
 
 
-def _identifier(name: str) -> str:
-    """Returns `name` as a Python identifier, which signatures demand of their arguments."""
-    name = re.sub(r"\W", "_", name)
-    return name if name.isidentifier() else f"x_{name}"
+def _identifiers(names: Iterable[str]) -> list[str]:
+    """Returns `names` as distinct Python identifiers, which signatures demand of arguments."""
+    taken: list[str] = []
+    for name in names:
+        plain = re.sub(r"\W", "_", name)
+        if not plain.isidentifier() or keyword.iskeyword(plain):
+            plain = f"x_{plain}"
+        while plain in taken:
+            plain += "_"
+        taken.append(plain)
+    return taken
 
 
 def _run_worker(folder: Path, samples: int, progress: bool) -> tuple[int, str]:
@@ -252,7 +263,7 @@ def _run_worker(folder: Path, samples: int, progress: bool) -> tuple[int, str]:
         return code, log.read()
 
 
-def _failure(folder: Path, code: int, log: str, layers: list[str]) -> KdtfliteError:
+def _failure(folder: Path, code: int, log: str, layers: list[str], target: Target) -> KdtfliteError:
     """Returns the error that says why there is no file."""
     if code < 0:
         last = " ".join(log.strip().splitlines()[-_LOG_LINES:])
@@ -270,7 +281,7 @@ def _failure(folder: Path, code: int, log: str, layers: list[str]) -> KdtfliteEr
         )
     # The converter names operators without an integer kernel as 'tfl.name' or 'tf.Name'.
     operators = sorted(set(re.findall(r"'?(?:tfl?|tf)\.([A-Za-z_0-9]+)'? op", message)))
-    if operators:
+    if operators and target.fully_integer:
         from_layers = sorted(
             {name for name in layers if re.search(rf"\b{re.escape(name)}\b", message)}
         )

@@ -202,7 +202,7 @@ def _invoke(lite: LiteModel) -> str:
             f"The file is integer, but LiteRT's default delegate cannot run it: {error} "
             "A layer whose output is always zero is the usual cause: look for dead activations."
         ) from error
-    delegated = any(
-        "XNNPACK" in operator["op_name"].upper() for operator in interpreter._get_ops_details()
-    )
+    # The delegate's part shows as one operator of this name after the file's own.
+    # LiteRT lists a node of this name for every part that the delegate took over.
+    delegated = any(node["op_name"] == "DELEGATE" for node in interpreter._get_ops_details())
     return "XNNPACK" if delegated else "built-in kernels"

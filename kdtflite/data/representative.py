@@ -104,7 +104,13 @@ def _collect(data: Any, inputs: Sequence[InputSpec], limit: int) -> dict[str, An
     if isinstance(data, tuple) and len(data) in (2, 3):
         data = data[0]
     if callable(data):
-        return _from_iterable(data(), inputs, limit)
+        given = data()
+        if not isinstance(given, Iterable):
+            raise DataError(
+                "Expected the function that gives representative data to return an iterable of "
+                f"batches. Received: {type(given).__name__}."
+            )
+        return _from_iterable(given, inputs, limit)
     if isinstance(data, Mapping):
         return {name: _spread(np.asarray(value), limit) for name, value in data.items()}
     if isinstance(data, Iterator):
@@ -133,9 +139,10 @@ def _spread(value: Array, limit: int) -> Array:
 def _dataset_batches(dataset: Any, inputs: Sequence[InputSpec]) -> Iterable[Any]:
     spec = dataset.element_spec
     spec = spec[0] if isinstance(spec, tuple) else spec
-    first = next(iter(spec.values())) if isinstance(spec, Mapping) else spec
-    rank = len(inputs[0].shape)
-    if first.shape.rank is not None and first.shape.rank == rank:
+    # The first input's own entry: a dict's order need not be the model's.
+    first = spec.get(inputs[0].name) if isinstance(spec, Mapping) else spec
+    shape = getattr(first, "shape", None)
+    if shape is not None and shape.rank == len(inputs[0].shape):
         dataset = dataset.batch(DEFAULT_SAMPLES)
     for element in dataset.as_numpy_iterator():
         yield element[0] if isinstance(element, tuple) else element
@@ -147,7 +154,10 @@ def _from_iterable(
     parts: dict[str, list[Array]] = {}
     count = 0
     for batch in batches:
+        # [x] as TensorFlow Lite's own generators yield it; (x, y) as those for fit do.
         if isinstance(batch, list | tuple) and len(batch) == 1:
+            batch = batch[0]
+        elif isinstance(batch, tuple) and len(batch) in (2, 3):
             batch = batch[0]
         if not isinstance(batch, Mapping):
             if len(inputs) > 1:
@@ -158,12 +168,28 @@ def _from_iterable(
                 )
             batch = {inputs[0].name: batch}
         arrays = {name: np.asarray(value) for name, value in batch.items()}
+        if not arrays or any(value.ndim == 0 for value in arrays.values()):
+            raise DataError(
+                "Expected batches of representative data with the samples along the first axis. "
+                f"Received: {', '.join(f'{name} {v!r}' for name, v in arrays.items()) or 'none'}."
+            )
         for name, value in arrays.items():
             parts.setdefault(name, []).append(value)
         count += len(next(iter(arrays.values())))
         if count >= limit:
             break
-    return {name: np.concatenate(values)[:limit] for name, values in parts.items()}
+    return {name: _joined(name, values)[:limit] for name, values in parts.items()}
+
+
+def _joined(name: str, values: list[Array]) -> Array:
+    shapes = sorted({value.shape[1:] for value in values})
+    if len(shapes) > 1:
+        raise DataError(
+            f"Expected representative data for input {name} in samples of one shape. "
+            f"Received samples of shapes {', '.join(map(str, shapes[:4]))}. "
+            "Pad, crop or resize them alike."
+        )
+    return np.concatenate(values)
 
 
 def _checked(spec: InputSpec, value: Array) -> Array:

@@ -71,13 +71,16 @@ class Distiller(keras.Model):
         student_outputs: str = "auto",
         name: str = "distiller",
     ) -> None:
-        super().__init__(name=name)
-        self.student = as_tf_keras(student)
+        student = as_tf_keras(student)
+        # Inputs reach the student as they are, and the loss is scaled where the student needs it,
+        # whatever the global policy was when each was made.
+        super().__init__(name=name, autocast=False, dtype=_policy(student))
+        self.student = student
         self._teacher = ModelTeacher(
             teacher, preprocessing=teacher_preprocessing, outputs=teacher_outputs
         )
-        self._student_outputs = resolve_outputs(self.student, student_outputs, role="student")
         _check_classes(self._teacher.model, self.student)
+        self._student_outputs = resolve_outputs(self.student, student_outputs, role="student")
         self._teacher.check_inputs(self.student)
         # A tuple, not a list: Keras wraps lists to track what is in them.
         self._distillation_losses = tuple([SoftTargets()] if losses is None else losses)
@@ -144,18 +147,32 @@ class Distiller(keras.Model):
             **kwargs,
         )
 
-    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Trains the student, as `tf_keras.Model.fit`.
 
         A quantization-aware student whose activation ranges were not set yet is calibrated on
         the first batches first. Keras 3 callbacks are converted or refused by name.
         """
-        x = calibrate_on_first_batches(self.student, x, batch_size=kwargs.get("batch_size"))
-        if kwargs.get("callbacks") is not None:
-            callbacks = kwargs["callbacks"]
-            if not isinstance(callbacks, keras.callbacks.CallbackList):
-                kwargs["callbacks"] = [to_tf_keras_callback(c) for c in tf.nest.flatten(callbacks)]
-        return super().fit(x, y, **kwargs)
+        callbacks = _callbacks(callbacks)
+        x = calibrate_on_first_batches(self.student, x, batch_size=batch_size)
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+
+    def evaluate(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+        """Evaluates the student, as `tf_keras.Model.evaluate`: its hard-label loss and metrics."""
+        return super().evaluate(*args, callbacks=_callbacks(callbacks), **kwargs)
+
+    def predict(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+        """Returns the student's outputs, as `tf_keras.Model.predict`."""
+        return super().predict(*args, callbacks=_callbacks(callbacks), **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Trains on one batch and returns the running means of every loss term and metric."""
@@ -254,8 +271,27 @@ class _Means:
         self.terms = {term: keras.metrics.Mean(name=f"{term}_loss") for term in terms}
 
 
+def _policy(student: keras.Model) -> str:
+    """Returns the policy under which Keras scales the loss if `student` computes in float16."""
+    layers = student._flatten_layers(include_self=False)
+    half = any(layer.compute_dtype == "float16" for layer in layers)
+    return "mixed_float16" if half else "float32"
+
+
+def _callbacks(callbacks: Any) -> Any:
+    if callbacks is None or isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    return [to_tf_keras_callback(callback) for callback in tf.nest.flatten(callbacks)]
+
+
 def _check_classes(teacher: keras.Model, student: keras.Model) -> None:
     for role, model in (("teacher", teacher), ("student", student)):
+        if not getattr(model, "inputs", None) or not model.outputs:
+            raise UnsupportedModelError(
+                f"Expected a Sequential or Functional {role}. Received: {model.name!r}, a "
+                f"{type(model).__name__} whose inputs and outputs cannot be seen. Build it with "
+                "keras.Model(inputs, outputs)."
+            )
         if len(model.outputs) != 1:
             raise UnsupportedModelError(
                 f"Expected a {role} with one output. Received: {role} {model.name!r} with "

@@ -266,7 +266,10 @@ def _report(
         **measured,
         "models": [{**model, "sha256": digests[model["file"]]} for model in measured["models"]],
         "training": {
-            stage: results[stage]["training"] for stage in trainings if "training" in results[stage]
+            # The report calls a training by the model that came of it.
+            "distilled_int8" if stage == "distilled_qat" else stage: results[stage]["training"]
+            for stage in trainings
+            if "training" in results[stage]
         },
         "proof": results["files"]["proofs"]["distilled_int8"],
         "quantization": results["distilled_qat"]["quantization"],

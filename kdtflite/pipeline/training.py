@@ -98,7 +98,13 @@ def fit_resumably(
             callbacks=[_EachEpoch(title, recipe.epochs, keep)],
             verbose=0,
         )
-    names = [name for name in rows[0] if name != "epoch"]
+    # A model without regularization has no such term to show.
+    names = [
+        name
+        for name in rows[0]
+        if name != "epoch"
+        and not (name == "regularization_loss" and not any(row[name] for row in rows))
+    ]
     return {
         "epochs": [row["epoch"] for row in rows],
         "history": {name: [row[name] for row in rows] for name in names},

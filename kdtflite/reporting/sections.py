@@ -218,7 +218,8 @@ def _samples(report: Mapping[str, Any]) -> Section | None:
 
 def _card(sample: Mapping[str, Any], names: Sequence[str], labels: Mapping[Any, str]) -> Section:
     def called(place: Any) -> str:
-        return str(names[place]) if isinstance(place, int) and place < len(names) else str(place)
+        known = isinstance(place, int) and 0 <= place < len(names)
+        return str(names[place]) if known else str(place)
 
     truth = sample.get("label")
     predictions = [

@@ -50,31 +50,42 @@ class ModelTeacher:
 
     def check_inputs(self, student: Any) -> None:
         """Raises ShapeMismatchError unless the teacher takes what the student takes."""
-        received = tf.nest.map_structure(
-            lambda tensor: tf.zeros([size or 1 for size in tensor.shape], tensor.dtype),
-            _as_given(student),
-        )
-        prepared = received
-        if self.preprocessing is not None:
-            prepared = self.preprocessing(received)
-        given = [tuple(tensor.shape[1:]) for tensor in tf.nest.flatten(prepared)]
-        wanted = [tuple(tensor.shape[1:]) for tensor in self.model.inputs]
-        fits = len(given) == len(wanted) and all(
-            len(g) == len(w) and all(b is None or a == b for a, b in zip(g, w, strict=True))
-            for g, w in zip(given, wanted, strict=True)
+        given = tf.nest.flatten(self._prepared(student))
+        fits = len(given) == len(self.model.inputs) and all(
+            got.shape[1:].is_compatible_with(wanted.shape[1:])
+            for got, wanted in zip(given, self.model.inputs, strict=True)
         )
         if not fits:
             how = (
                 "teacher_preprocessing made of the student's inputs"
                 if self.preprocessing
-                else ("student input")
+                else "student input"
             )
             raise ShapeMismatchError(
                 "The teacher cannot take the student's inputs. Expected the same shapes. "
                 f"Received: teacher input {_shapes(self.model.inputs)}, "
-                f"{how} {', '.join(str((None, *shape)) for shape in given)}. "
+                f"{how} {_shapes(given)}. "
                 "Pass teacher_preprocessing= to turn the student's inputs into the teacher's."
             )
+
+    def _prepared(self, student: Any) -> Any:
+        """Returns what has the shapes of the teacher's inputs, as made of the student's."""
+        specs = tf.nest.map_structure(
+            lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype),
+            _as_given(student),
+        )
+        if self.preprocessing is None:
+            return specs
+        try:
+            # Traced, as in the training step; sizes that the student leaves open stay open.
+            traced = tf.function(self.preprocessing).get_concrete_function(specs)
+        except Exception as error:  # the user's function may raise anything
+            raise ConfigurationError(
+                "teacher_preprocessing= does not run on the student's inputs "
+                f"({_shapes(tf.nest.flatten(specs))}) inside a TensorFlow graph: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            ) from error
+        return traced.structured_outputs
 
 
 def logits_of(outputs: Any, kind: str) -> tf.Tensor:
