@@ -50,6 +50,9 @@ def load_model(
     """
     quiet_tensorflow()
     file = open_model_file(path)
+    # Registers the activations that a model converted from Keras 3 may use.
+    import kdtflite.models.activations  # noqa: F401
+
     objects = dict(custom_objects or {})
     refuse_untrusted(file, unsafe=unsafe, custom_objects=objects)
     try:
@@ -90,9 +93,6 @@ def _load_keras2(
     file: ModelFile, *, unsafe: bool, custom_objects: dict[str, Any]
 ) -> tf_keras.Model:
     import tf_keras as keras
-
-    # Registers the activations that a model converted from Keras 3 may use.
-    import kdtflite.models.activations  # noqa: F401
 
     with _tfmot_scopes(file):
         model = keras.models.load_model(

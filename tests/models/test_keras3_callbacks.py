@@ -82,8 +82,10 @@ def test_reduce_lr_on_plateau_reduces_as_keras3_does():
             "loss", factor=0.5, patience=1, mode="max", cooldown=1, min_lr=0.02, min_delta=0.3
         )
 
-    expected, _ = _fit(make(), package=keras3, epochs=7)
+    used = make()
+    expected, _ = _fit(used, package=keras3, epochs=7)
     received, _ = _fit(to_tf_keras_callback(make()), epochs=7)
+    assert to_tf_keras_callback(used).min_delta == 0.3
     # the loss falls, so from the second epoch on every free epoch halves 0.1, down to 0.02
     np.testing.assert_allclose(received.optimizer.learning_rate, 0.02, rtol=1e-6)
     np.testing.assert_allclose(expected.optimizer.learning_rate, 0.02, rtol=1e-6)

@@ -1,6 +1,8 @@
 """Files in: every kind loads to the same outputs; every bad one gets one clear sentence."""
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import h5py
@@ -10,7 +12,7 @@ import pytest
 import tf_keras as keras
 
 from kdtflite.errors import ModelFileError, UnsupportedModelError
-from kdtflite.models import keras_generation, load_model
+from kdtflite.models import from_keras3, keras_generation, load_model
 from kdtflite.runtime import import_tfmot
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
@@ -62,6 +64,22 @@ def test_a_keras3_file_loads_as_a_tf_keras_model(tmp_path, ending):
     assert keras_generation(path) == 3
     assert isinstance(loaded, keras.Sequential)
     np.testing.assert_allclose(loaded(X), np.array(model(X)), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_borrowed_activations_load_in_a_fresh_process(tmp_path, ending):
+    source = keras3.Sequential(
+        [keras3.Input((4,)), keras3.layers.Dense(3, activation="hard_silu", name="first")]
+    )
+    path = tmp_path / f"model{ending}"
+    from_keras3(source).save(path)
+    code = (
+        "import sys; from kdtflite.models import load_model;"
+        "print(load_model(sys.argv[1]).layers[0].activation.__name__)"
+    )
+    run = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "hard_silu"
 
 
 @pytest.mark.parametrize("ending", [".h5", ""])

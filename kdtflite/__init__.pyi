@@ -1,0 +1,18 @@
+from . import data as data
+from . import models as models
+from .conversion.convert import convert as convert
+from .conversion.integer_proof import IntegerProof as IntegerProof
+from .conversion.integer_proof import prove_fully_integer as prove_fully_integer
+from .distillation import losses as losses
+from .distillation.distiller import Distiller as Distiller
+from .errors import KdtfliteError as KdtfliteError
+from .errors import NotFullyIntegerError as NotFullyIntegerError
+from .evaluation.accuracy import evaluate as evaluate
+from .evaluation.latency import benchmark as benchmark
+from .evaluation.parity import compare as compare
+from .litemodel import LiteModel as LiteModel
+from .models.load import load_model as load_model
+from .pipeline.run import run as run
+from .quantization.aware import quantize_aware as quantize_aware
+
+__version__: str

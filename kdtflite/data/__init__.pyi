@@ -1,0 +1,16 @@
+from .augment import Augmentation as Augmentation
+from .batches import steps_an_epoch as steps_an_epoch
+from .batches import training_batches as training_batches
+from .files import Arrays as Arrays
+from .files import load_arrays as load_arrays
+from .files import load_user_dataset as load_user_dataset
+from .images import load_image_folder as load_image_folder
+from .named import load_dataset as load_dataset
+from .representative import InputSpec as InputSpec
+from .representative import RepresentativeData as RepresentativeData
+from .representative import representative as representative
+from .sources import load as load
+from .splits import Dataset as Dataset
+from .splits import Split as Split
+from .splits import as_labels as as_labels
+from .splits import stratified_split as stratified_split

@@ -1,0 +1,3 @@
+from . import losses as losses
+from . import teachers as teachers
+from .distiller import Distiller as Distiller

@@ -1,0 +1,11 @@
+from .accuracy import evaluate as evaluate
+from .arena import arena_bytes as arena_bytes
+from .footprint import macs as macs
+from .footprint import parameters as parameters
+from .latency import Benchmark as Benchmark
+from .latency import Latency as Latency
+from .latency import benchmark as benchmark
+from .parity import Parity as Parity
+from .parity import compare as compare
+from .result import ClassScores as ClassScores
+from .result import Evaluation as Evaluation

@@ -1,0 +1,16 @@
+from .as_tf_keras import as_tf_keras as as_tf_keras
+from .builders import ARCHITECTURES as ARCHITECTURES
+from .builders import build_model as build_model
+from .from_keras3 import Keras3Conversion as Keras3Conversion
+from .from_keras3 import convert_keras3 as convert_keras3
+from .from_keras3 import from_keras3 as from_keras3
+from .from_keras3 import is_keras3_model as is_keras3_model
+from .inspect import input_shapes as input_shapes
+from .inspect import number_of_classes as number_of_classes
+from .inspect import output_kind as output_kind
+from .keras3_callbacks import to_tf_keras_callback as to_tf_keras_callback
+from .keras3_objects import to_tf_keras_loss as to_tf_keras_loss
+from .keras3_objects import to_tf_keras_metric as to_tf_keras_metric
+from .keras3_objects import to_tf_keras_optimizer as to_tf_keras_optimizer
+from .load import keras_generation as keras_generation
+from .load import load_model as load_model

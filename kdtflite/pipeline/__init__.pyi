@@ -1,0 +1,5 @@
+from .recipe import Recipe as Recipe
+from .recipe import list_recipes as list_recipes
+from .recipe import load_recipe as load_recipe
+from .run import RunResult as RunResult
+from .run import run as run
