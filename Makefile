@@ -1,5 +1,6 @@
 # `make demo` and `make test` do all their own set-up; a second call reuses it in seconds.
-PYTHON ?= python3.11
+# python3 will do where it is 3.11.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-from

@@ -16,8 +16,8 @@ __all__ = ["import_tfmot", "quiet_native_stderr", "quiet_tensorflow", "versions"
 # absl, the delegate's greeting, and the CUDA factories that register twice.
 _CHATTER = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
-    rb"|[IW]\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ \S+:\d+\]"
-    rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] \S+:\d+\]"
+    rb"|[IW]\d{4} [\d:.]+\s+\d+ \S+:\d+\]"
+    rb"|\d{4}-\d\d-\d\d [\d:.]+: [IW] \S+:\d+\]"
     rb"|E\d{4} .*Unable to register cu"
     rb"|To enable the following instructions:"
     rb"|INFO: (Created|Initialized|Applying) .*(TensorFlow Lite|TfLite|delegate)"

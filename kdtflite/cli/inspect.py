@@ -95,9 +95,9 @@ def _print_tensors(lite: LiteModel) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("#", "dtype", "shape", "scale", "zero point", "bytes", "name"):
-        # The converter strings the names of every fused operator together: no screen is so wide.
+    for column in ("#", "dtype", "shape", "scale", "zero point", "bytes"):
         table.add_column(column, no_wrap=True)
+    table.add_column("name")
     for tensor in lite.tensors:
         scales, zeros = tensor.scales, tensor.zero_points
         scale = f"{scales[0]:.6g}" if len(scales) == 1 else f"{len(scales)} channels"
@@ -110,6 +110,7 @@ def _print_tensors(lite: LiteModel) -> None:
             scale if scales else "",
             zero if zeros else "",
             f"{tensor.bytes:,}" if tensor.is_constant else "",
-            Text(tensor.name),
+            # One line each: the names of fused operators are strung together, however long.
+            Text(tensor.name, no_wrap=True, overflow="ellipsis"),
         )
     Console().print(table)

@@ -98,6 +98,10 @@ class Distiller(keras.Model):
         """The teacher."""
         return self._teacher.model
 
+    def __dir__(self) -> list[str]:
+        # save_weights("*.weights.h5") stores every model that it finds by dir().
+        return [name for name in super().__dir__() if name != "teacher"]
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> tf.Tensor:
         """Returns the student's outputs, shape (batch, classes)."""
         del mask

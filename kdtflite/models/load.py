@@ -94,10 +94,15 @@ def _load_keras2(
 ) -> tf_keras.Model:
     import tf_keras as keras
 
+    config = _with_named_functions(file.configs[0]) if file.format == "h5" else None
     with _tfmot_scopes(file):
-        model = keras.models.load_model(
-            str(file.path), custom_objects=custom_objects, compile=False, safe_mode=not unsafe
-        )
+        if config is not None and config != file.configs[0]:
+            model = keras.models.model_from_config(config, custom_objects=custom_objects)
+            model.load_weights(str(file.path))
+        else:
+            model = keras.models.load_model(
+                str(file.path), custom_objects=custom_objects, compile=False, safe_mode=not unsafe
+            )
     if not isinstance(model, keras.Model):
         raise ModelFileError(
             f"{file.path} holds a {type(model).__name__}, not a model. Save a model with "
@@ -113,6 +118,20 @@ def _load_keras2(
                 "or rebuild the model with built-in layers."
             )
     return model
+
+
+def _with_named_functions(config: Any) -> Any:
+    """Returns a configuration with registered functions by name alone.
+
+    tf_keras writes them to .h5 files as a dict that its own .h5 reader does not understand.
+    """
+    if isinstance(config, dict):
+        if config.get("class_name") == "function" and isinstance(config.get("config"), str):
+            return config["config"]
+        return {key: _with_named_functions(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_with_named_functions(value) for value in config]
+    return config
 
 
 @contextlib.contextmanager

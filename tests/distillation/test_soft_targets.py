@@ -46,7 +46,9 @@ def test_random_logits_of_any_size(temperature, scale, classes):
     loss = SoftTargets(temperature)(student, teacher)
     assert loss.shape == (16,)
     assert loss.dtype == tf.float32
-    np.testing.assert_allclose(loss, reference(student, teacher, temperature), rtol=1e-5)
+    # Where both are certain of the same class, the loss is as small as float64's own steps at 1.
+    expected = reference(student, teacher, temperature)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-15)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -60,7 +62,7 @@ def test_all_negative_and_all_huge_logits(temperature, offset):
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("distance", [1e-2, 1e-4])
+@pytest.mark.parametrize("distance", [1e-1, 1e-3, 1e-5])
 def test_a_student_that_has_nearly_become_its_teacher(temperature, distance):
     # The divergence is of the order of distance²: in float32 it would drown in rounding.
     rng = np.random.default_rng(1)
@@ -107,9 +109,9 @@ logits = arrays.arrays(
 def test_any_logits_at_all(student, teacher, temperature):
     loss = SoftTargets(temperature)(student, teacher).numpy()
     expected = reference(student, teacher, temperature)
-    # 1e-12: what float64 keeps of a difference of logits of 1e4, times T².
-    np.testing.assert_allclose(loss, expected.astype(float), rtol=1e-5, atol=1e-12 * 400)
+    np.testing.assert_allclose(loss, expected.astype(float), rtol=1e-5, atol=1e-12)
     assert np.isfinite(loss).all()
+    assert (loss >= -1e-12).all()
 
 
 def gradient(student, teacher, temperature):

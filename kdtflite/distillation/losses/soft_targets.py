@@ -51,8 +51,19 @@ class SoftTargets(DistillationLoss):
     def __call__(self, student_logits: Any, teacher_logits: Any) -> tf.Tensor:  # noqa: D102
         student = tf.nn.log_softmax(tf.cast(student_logits, tf.float64) / self.temperature)
         teacher = tf.nn.log_softmax(tf.cast(teacher_logits, tf.float64) / self.temperature)
-        # A class of probability 0 (logit -inf) adds nothing, even where the student's is 0 too.
-        terms = tf.math.multiply_no_nan(teacher - student, tf.exp(teacher))
+        p_student, p_teacher = tf.exp(student), tf.exp(teacher)
+        d = student - teacher
+        # Both distributions sum to 1, so KL = Σ p_t (e^d - 1 - d). None of these terms is negative:
+        # nothing cancels when the student has nearly become its teacher, as in Σ p_t (-d).
+        near = tf.abs(d) < 0.5
+        d_near = tf.where(near, d, tf.zeros_like(d))
+        terms = tf.where(
+            near,
+            p_teacher * (tf.math.expm1(d_near) - d_near),
+            # A class that the teacher rules out (logit -inf) adds only what the student gives it,
+            # even where the student rules it out too.
+            p_student - p_teacher - tf.math.multiply_no_nan(d, p_teacher),
+        )
         divergence = tf.reduce_sum(terms, axis=-1)
         return tf.cast(self.temperature**2 * divergence, tf.float32)
 
