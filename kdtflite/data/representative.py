@@ -155,9 +155,9 @@ def _from_iterable(
     count = 0
     for batch in batches:
         # [x] as TensorFlow Lite's own generators yield it; (x, y) as those for fit do.
-        if isinstance(batch, list | tuple) and len(batch) == 1:
-            batch = batch[0]
-        elif isinstance(batch, tuple) and len(batch) in (2, 3):
+        if (isinstance(batch, list | tuple) and len(batch) == 1) or (
+            isinstance(batch, tuple) and len(batch) in (2, 3)
+        ):
             batch = batch[0]
         if not isinstance(batch, Mapping):
             if len(inputs) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ class Distiller(keras.Model):
         self._student_outputs = resolve_outputs(self.student, student_outputs, role="student")
         self._teacher.check_inputs(self.student)
         # A tuple, not a list: Keras wraps lists to track what is in them.
-        self._distillation_losses = tuple([SoftTargets()] if losses is None else losses)
+        self._distillation_losses = _losses([SoftTargets()] if losses is None else losses)
         self._hard_label_weight, self._loss_weights = _weights(
             self._distillation_losses, hard_label_weight, loss_weights
         )
@@ -207,7 +208,10 @@ class Distiller(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         """The means of the loss and its terms, then the compiled metrics."""
         compiled = [] if self.compiled_metrics is None else self.compiled_metrics.metrics
-        return [self._means.loss, *self._means.terms.values(), *compiled]
+        terms = dict(self._means.terms)
+        if self._hard_labels is None:
+            del terms[HardLabels.name]
+        return [self._means.loss, *terms.values(), *compiled]
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Saves the student, so that `ModelCheckpoint` keeps what one ships."""
@@ -316,21 +320,25 @@ def _check_classes(teacher: keras.Model, student: keras.Model) -> None:
         )
 
 
-def _weights(
-    losses: tuple[DistillationLoss, ...], hard: float, given: Sequence[float] | None
-) -> tuple[float, tuple[float, ...]]:
-    names = [loss.name for loss in losses if isinstance(loss, DistillationLoss)]
-    if len(names) != len(losses):
+def _losses(given: Any) -> tuple[DistillationLoss, ...]:
+    sequence = isinstance(given, list | tuple)
+    if not sequence or not all(isinstance(loss, DistillationLoss) for loss in given):
         raise ConfigurationError(
-            "Expected losses to be a list of kdtflite.losses. Received: "
-            f"{', '.join(type(loss).__name__ for loss in losses)}."
+            f"Expected losses to be a list of kdtflite.losses. Received: {given!r}."
         )
+    names = [loss.name for loss in given]
     taken = {HardLabels.name, "regularization"}
     if len(set(names)) < len(names) or taken & set(names):
         raise ConfigurationError(
             f"Expected every loss to have a name of its own, other than {sorted(taken)}. "
             f"Received: {', '.join(names)}. Pass name= to the losses."
         )
+    return tuple(given)
+
+
+def _weights(
+    losses: tuple[DistillationLoss, ...], hard: float, given: Sequence[float] | None
+) -> tuple[float, tuple[float, ...]]:
     if not 0 <= hard <= 1:
         raise ConfigurationError(
             f"Expected hard_label_weight from 0 to 1. Received: {hard}. "
@@ -338,8 +346,9 @@ def _weights(
         )
     if given is None:
         given = [(1.0 - hard) / len(losses)] * len(losses) if losses else []
-    if len(given) != len(losses) or any(weight < 0 for weight in given):
+    if len(given) != len(losses) or not all(0 <= weight < math.inf for weight in given):
         raise ConfigurationError(
-            f"Expected {len(losses)} loss_weights, none negative. Received: {list(given)}."
+            f"Expected {len(losses)} loss_weights, finite and none negative. "
+            f"Received: {list(given)}."
         )
     return float(hard), tuple(float(weight) for weight in given)

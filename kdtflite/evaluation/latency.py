@@ -13,9 +13,9 @@ from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.evaluation.arena import arena_bytes
 from kdtflite.evaluation.machine import describe_machine, usable_cores
 from kdtflite.evaluation.models import as_lite_model
-from kdtflite.evaluation.tables import as_text
 from kdtflite.litemodel import LiteModel, TensorSpec
 from kdtflite.progress import track
+from kdtflite.tables import as_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdtflite.evaluation.tables import as_text
+from kdtflite.tables import as_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

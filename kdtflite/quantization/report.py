@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from kdtflite.quantization.ranges import calibrate_ranges, range_values
+from kdtflite.tables import as_text
 
 __all__ = ["LayerQuantization", "QuantizationAwareness"]
 
@@ -63,14 +63,11 @@ class QuantizationAwareness:
             table.add_column(column, overflow="fold")
         for layer in self.layers:
             table.add_row(layer.layer, layer.kind, layer.how, layer.why)
-        console = Console(width=100)
-        with console.capture() as capture:
-            console.print(table)
         counts = {
             how: sum(layer.how == how for layer in self.layers)
             for how in ("trained", "folded", "calibrated")
         }
-        return capture.get() + ", ".join(f"{count} {how}" for how, count in counts.items())
+        return as_text(table) + "\n" + ", ".join(f"{count} {how}" for how, count in counts.items())
 
     def to_dict(self) -> list[dict[str, str]]:
         """Returns the layers as plain values for JSON."""

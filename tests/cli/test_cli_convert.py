@@ -8,18 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from kdtflite.litemodel import LiteModel
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_script_of_a_checkout_converts_without_installation_or_chatter(workshop, tmp_path):
-    arguments = [workshop / "model.keras", "--representative", workshop / "data.npz"]
+    data = ("--representative", workshop / "data.npz")
+    arguments = [workshop / "model.keras", *data, "--target", "int8"]
     output = tmp_path / "student.tflite"
     done = subprocess.run(
         # -P: not even the current folder is on the path, only what the script puts there.
-        [sys.executable, "-P", ROOT / "tools" / "convert.py", *arguments]
-        + ["--target", "int8", "-o", output],
+        [sys.executable, "-P", ROOT / "tools" / "convert.py", *arguments, "-o", output],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import kdtflite
 import pytest
+
+import kdtflite
 from kdtflite.errors import DataError
 
 
@@ -17,7 +18,11 @@ def _raising(error):
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (DataError("Expected\n  numbers. Received: words."), 2, "Expected numbers. Received: words."),
+        (
+            DataError("Expected\n  numbers. Received: words."),
+            2,
+            "Expected numbers. Received: words.",
+        ),
         (
             KeyboardInterrupt(),
             130,

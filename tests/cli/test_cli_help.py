@@ -9,7 +9,8 @@ import sys
 import pytest
 
 COMMANDS = ("run", "convert", "evaluate", "benchmark", "inspect", "recipes")
-HEAVY = ("tensorflow", "tf_keras", "keras", "sklearn", "matplotlib", "numpy", "pydantic", "PIL")
+# Not pydantic: typer imports it for itself.
+HEAVY = ("tensorflow", "tf_keras", "keras", "sklearn", "matplotlib", "numpy", "PIL", "yaml")
 SCRIPT = f"""
 import json, sys
 from typer.testing import CliRunner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import yaml
+
 from kdtflite.pipeline.recipe import list_recipes, load_recipe
 
 

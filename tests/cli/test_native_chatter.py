@@ -13,7 +13,7 @@ with quiet_native_stderr():
     os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written\n")
     os.write(2, b"I0000 00:00:1795231480.409629    9808 port.cc:153] oneDNN custom operations\n")
     os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
-    os.write(2, b"E0000 00:00:1795231480.4 9808 cuda_fft.cc:467] Unable to register cuFFT factory\n")
+    os.write(2, b"E0000 00:00:1795231480.4 9808 fft.cc:467] Unable to register cuFFT factory\n")
     os.write(2, b"E0000 00:00:1795231480.4 9808 real.cc:1] something broke\n")
     os.write(2, b"terminate called after throwing")
     os.system("echo from a child >&2")

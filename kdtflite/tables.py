@@ -15,8 +15,9 @@ def as_text(table: RenderableType, *, width: int = 100) -> str:
     """Returns what rich would print, as plain text without colours."""
     from rich.console import Console
 
-    # file= a plain buffer: no colours, and the width does not depend on somebody's terminal.
+    # A plain buffer: no colours, and the width does not depend on somebody's terminal. In a
+    # notebook rich would show the table by itself, at once.
     buffer = io.StringIO()
-    console = Console(file=buffer, width=width)
+    console = Console(file=buffer, width=width, force_jupyter=False)
     console.print(table, highlight=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
