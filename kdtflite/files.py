@@ -49,8 +49,9 @@ def staged(
         temporary = holder / path.name
         yield temporary
         if temporary.is_dir() and path.exists():
-            path.rename(holder / "replaced")
-        temporary.replace(path)
+            _exchange(temporary, path, holder / "replaced")
+        else:
+            temporary.replace(path)
     except OSError as error:
         if isinstance(error, KdtfliteError):
             raise
@@ -61,6 +62,16 @@ def staged(
     finally:
         if holder is not None:
             shutil.rmtree(holder, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path, aside: Path) -> None:
+    """Puts the folder `new` at `path`; what stood there goes `aside`, or back if that fails."""
+    path.rename(aside)
+    try:
+        new.replace(path)
+    except OSError:
+        aside.rename(path)
+        raise
 
 
 def write_bytes(

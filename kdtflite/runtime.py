@@ -86,16 +86,22 @@ def _pass_on(reading: int, real: int) -> None:
 
 
 def import_tfmot() -> Any:
-    """Imports tensorflow_model_optimization and leaves the user's environment as it was.
+    """Imports tensorflow_model_optimization and leaves the user's `tf.keras` as it was.
 
-    On import TFMOT sets TF_USE_LEGACY_KERAS=1 for the whole process: a user who touches
-    `tf.keras` afterwards would silently get Keras 2 there.
+    On import TFMOT sets TF_USE_LEGACY_KERAS=1 for the whole process and touches `tf.keras`, which
+    then is Keras 2 for good: a user who touches it afterwards would silently get that.
     """
+    import tensorflow as tf
+    import tf_keras
+
     name = "TF_USE_LEGACY_KERAS"
     before = os.environ.get(name)
+    lazy = tf.keras  # decides which Keras it is when an attribute is asked for, and keeps to it
     try:
+        tf.keras = tf_keras
         import tensorflow_model_optimization as tfmot
     finally:
+        tf.keras = lazy
         if before is None:
             os.environ.pop(name, None)
         else:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from kdtflite.errors import ConfigurationError
 from kdtflite.progress import say
 
 __all__ = ["NeedsCalibration", "calibrate_on_first_batches"]
@@ -37,6 +38,9 @@ def calibrate_on_first_batches(student: keras.Model, x: Any, *, batch_size: int 
 
     Returns:
         `x`, whole: batches taken from a generator are put back.
+
+    Raises:
+        ConfigurationError: `x` is of a kind from which no batches can be taken.
     """
     quantization = getattr(student, "quantization", None)
     if not isinstance(quantization, NeedsCalibration) or quantization.calibrated or x is None:
@@ -58,6 +62,11 @@ def _first_batches(x: Any, batch_size: int) -> tuple[list[Any], Any]:
     if isinstance(x, Iterator):
         taken = list(itertools.islice(x, _BATCHES))
         return [_inputs(batch) for batch in taken], itertools.chain(taken, x)
+    if not all(hasattr(part, "__len__") and hasattr(part, "shape") for part in tf.nest.flatten(x)):
+        raise ConfigurationError(
+            "The student's activation ranges were not set, and they cannot be set from the first "
+            f"batches of a {type(x).__name__}. Pass representative_data= to quantize_aware()."
+        )
     count = min(len(part) for part in tf.nest.flatten(x))
     starts = range(0, min(count, _BATCHES * batch_size), batch_size)
     return [

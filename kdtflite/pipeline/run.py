@@ -16,7 +16,13 @@ from typing import Any
 
 import yaml
 
-from kdtflite.errors import ConfigurationError, DataError, ModelFileError, OutputExistsError
+from kdtflite.errors import (
+    ConfigurationError,
+    DataError,
+    KdtfliteError,
+    ModelFileError,
+    OutputExistsError,
+)
 from kdtflite.evaluation.machine import describe_machine
 from kdtflite.files import sha256, write_json, write_text
 from kdtflite.litemodel import LiteModel
@@ -28,6 +34,8 @@ from kdtflite.runtime import versions
 __all__ = ["RunResult", "run"]
 
 _SHIPPED = "student.tflite"
+# What a teacher that is being trained, or is there, leaves in its folder.
+_BEGUN = ("checkpoint", "done.json")
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,14 @@ def run(
         if (folder / "report.json").is_file():
             say(f"The run in {folder} is finished already. Pass --force to start it over.")
         else:
-            _work(resolved, folder)
+            try:
+                _work(resolved, folder)
+            except KdtfliteError:
+                # Refused for its data or its teacher: nothing in it is worth going on from, and
+                # the mended recipe should not find it in its way.
+                if not any((folder / "teacher" / begun).exists() for begun in _BEGUN):
+                    shutil.rmtree(folder)
+                raise
     return RunResult(folder, json.loads((folder / "report.json").read_text()))
 
 

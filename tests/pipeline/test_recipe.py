@@ -67,8 +67,12 @@ def test_yaml_is_data_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"[1, 2]", "Received: list"), (b"", "Received: NoneType"), (b"a: [", "not valid YAML"),
-     (b"\xff\xfe\x00", "not valid YAML")],
+    [
+        (b"[1, 2]", "Received: list"),
+        (b"", "Received: NoneType"),
+        (b"a: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, message):
     file = tmp_path / "recipe.yaml"

@@ -153,3 +153,4 @@ def test_a_loaded_teacher_that_does_not_fit_is_refused(tmp_path):
     recipe["teacher"] = {"load": str(tmp_path / "nine.keras")}
     with pytest.raises(ShapeMismatchError, match=r"Expected 10 classes\. Received: 9"):
         run(recipe, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

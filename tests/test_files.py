@@ -1,0 +1,114 @@
+"""Files and folders are written whole or not at all."""
+
+import hashlib
+import json
+import os
+
+import pytest
+
+from kdtflite.errors import KdtfliteError, OutputExistsError
+from kdtflite.files import refuse_existing, sha256, staged, write_bytes, write_json, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_the_block_is_done(tmp_path):
+    target = tmp_path / "new" / "model.bin"
+    with staged(target) as temporary:
+        temporary.write_bytes(b"half")
+        assert not target.exists()
+        assert temporary.parent.parent == target.parent  # the same disk: the rename is atomic
+    assert target.read_bytes() == b"half"
+    assert names(target.parent) == ["model.bin"]
+
+
+def test_a_folder_appears_when_the_block_is_done_and_replaces_the_old_one(tmp_path):
+    target = tmp_path / "run"
+    for content in ("one", "two"):
+        with staged(target, overwrite=True) as temporary:
+            temporary.mkdir()
+            (temporary / content).touch()
+        assert names(target) == [content]
+        assert names(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_block_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path, error, kind):
+    target = tmp_path / "model.bin"
+    target.write_text("old")
+    raised = KdtfliteError if error is OSError else error
+    with pytest.raises(raised), staged(target, overwrite=True) as temporary:  # noqa: PT012
+        if kind == "file":
+            temporary.write_text("half of the ne")
+        else:
+            temporary.mkdir()
+            (temporary / "part").touch()
+        raise error("disk")
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["model.bin"]
+
+
+def test_a_rename_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "old").touch()
+
+    def fails(self, to):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(target), "replace", fails)
+    with (
+        pytest.raises(KdtfliteError, match="No space left"),
+        staged(target, overwrite=True) as temporary,
+    ):
+        temporary.mkdir()
+    assert names(target) == ["old"]
+
+
+def test_nothing_is_overwritten_unless_said(tmp_path):
+    target = tmp_path / "model.bin"
+    target.write_text("old")
+    ran = []
+    with pytest.raises(OutputExistsError, match=r"exists already\. Pass --force"):  # noqa: SIM117
+        with staged(target, option="--force"):
+            ran.append(True)
+    assert not ran
+    with pytest.raises(OutputExistsError, match="overwrite=True"):
+        write_bytes(target, b"new")
+    assert target.read_text() == "old"
+    write_bytes(target, b"new", overwrite=True)
+    assert target.read_bytes() == b"new"
+    with pytest.raises(OutputExistsError):
+        refuse_existing(target, overwrite=False, option="overwrite=True")
+    assert refuse_existing(str(target), overwrite=True, option="") == target
+
+
+def test_a_place_where_nothing_can_be_written_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(KdtfliteError, match=r"Could not write .*Nothing was written there"):
+        write_text(tmp_path / "file" / "model.txt", "text")
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    target = tmp_path / "model.bin"
+    with (
+        pytest.raises(KdtfliteError, match="No space left on device"),
+        staged(target) as temporary,
+    ):
+        temporary.symlink_to("/dev/full")
+        temporary.write_bytes(b"data")
+    assert names(tmp_path) == []
+
+
+def test_text_json_and_digests(tmp_path):
+    write_text(tmp_path / "a.txt", "Grüße\n")
+    assert (tmp_path / "a.txt").read_bytes() == "Grüße\n".encode()
+    write_json(tmp_path / "a.json", {"b": [1, 2.5]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": [1, 2.5]}
+    assert sha256(tmp_path / "a.txt") == hashlib.sha256("Grüße\n".encode()).hexdigest()
