@@ -123,8 +123,9 @@ def _converted(
         "inputs": saved.arguments,
     }
     (folder / "job.json").write_text(json.dumps(job))
-    for i, spec in enumerate([] if data is None else saved.inputs):
-        np.save(folder / f"samples_{i}.npy", data.samples[spec.name])
+    if data is not None:
+        for i, spec in enumerate(saved.inputs):
+            np.save(folder / f"samples_{i}.npy", data.samples[spec.name])
     code, log = _run_worker(folder, len(data) if data is not None else 0, progress)
     if code != 0:
         raise _failure(folder, code, log, saved.layers, target)

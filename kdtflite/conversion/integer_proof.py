@@ -124,7 +124,8 @@ def find_floats(lite: LiteModel, layers: Iterable[str] = ()) -> list[str]:
     layers = tuple(layers)
     tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors}
     faults, named = [], set()
-    for operator in lite.operators:
+    # DEQUANTIZE and QUANTIZE stand around the operator that is to blame: it comes first.
+    for operator in sorted(lite.operators, key=lambda o: o.name in ("DEQUANTIZE", "QUANTIZE")):
         layer = _layer_of_operator(lite, operator, layers)
         origin = f", from layer {layer!r}" if layer else ""
         if operator.custom:
