@@ -20,6 +20,7 @@ __all__ = [
     "ShapeMismatchError",
     "UnsupportedModelError",
     "choose",
+    "one_line",
 ]
 
 
@@ -78,3 +79,8 @@ def choose(name: str, valid: Iterable[str], *, what: str) -> str:
     raise ConfigurationError(
         f"There is no {what} {name!r}.{hint} Expected one of: {', '.join(names)}."
     )
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's message on one line, without the full stop at its end."""
+    return " ".join(str(error).split()).rstrip(".")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdtflite.errors import ConfigurationError, DataError, ModelFileError
+from kdtflite.errors import ConfigurationError, DataError, ModelFileError, one_line
 from kdtflite.files import write_bytes
 from kdtflite.flatbuffer import FileTensor, Operator, read_graph
-from kdtflite.progress import track
+from kdtflite.interpreters import Runner, allocated, open_interpreter
 
 __all__ = ["LiteModel", "TensorSpec", "dequantize", "quantize"]
 
 Array = NDArray[Any]
-
-# Interpreters for "big sets" only: starting a second one costs more than a few dozen invokes.
-_SAMPLES_WORTH_A_WORKER = 256
-# Samples a chunk: bounds the memory for quantized copies, and is the step of the progress bar.
-_CHUNK = 64
 
 
 def quantize(x: ArrayLike, scale: float, zero_point: int, dtype: str) -> Array:
@@ -173,7 +167,7 @@ class LiteModel:
     @functools.cached_property
     def _ends(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         _ = self._graph  # Python finds a damaged file before native code walks into it
-        interpreter = self._new_interpreter(threads=1, xnnpack=False)
+        interpreter = open_interpreter(self.content, xnnpack=False)
         try:
             signatures = interpreter._get_full_signature_list()
             first: dict[str, dict[str, int]] = next(iter(signatures.values()), {})
@@ -183,7 +177,7 @@ class LiteModel:
             )
         except (ValueError, TypeError, KeyError) as error:  # a name that is no text, a type unknown
             raise ModelFileError(
-                f"The inputs and outputs of this file cannot be read: {_one_line(error)}. It is "
+                f"The inputs and outputs of this file cannot be read: {one_line(error)}. It is "
                 "damaged; copy it again or convert the model again."
             ) from error
 
@@ -197,24 +191,6 @@ class LiteModel:
         """What the file gives, in the file's order."""
         return self._ends[1]
 
-    def _new_interpreter(self, *, threads: int, xnnpack: bool) -> Any:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        resolver = (
-            OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        )
-        try:
-            return Interpreter(
-                model_content=self.content,
-                num_threads=threads,
-                experimental_op_resolver_type=resolver,
-            )
-        except (ValueError, RuntimeError) as error:
-            raise ModelFileError(
-                f"LiteRT does not take this file: {_one_line(error)}. It was written by another "
-                "program or is damaged; convert the model again."
-            ) from error
-
     def interpreter(self, *, threads: int = 1, xnnpack: bool = True) -> Any:
         """Returns a new LiteRT interpreter with its tensors allocated.
 
@@ -225,15 +201,8 @@ class LiteModel:
         Raises:
             ModelFileError: LiteRT or the delegate refuses the file.
         """
-        interpreter = self._new_interpreter(threads=threads, xnnpack=xnnpack)
-        try:
-            interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise ModelFileError(
-                f"LiteRT cannot run this file with {'XNNPACK' if xnnpack else 'built-in kernels'}: "
-                f"{_one_line(error)}."
-            ) from error
-        return interpreter
+        interpreter = open_interpreter(self.content, threads=threads, xnnpack=xnnpack)
+        return allocated(interpreter, xnnpack=xnnpack)
 
     def predict(
         self,
@@ -270,23 +239,17 @@ class LiteModel:
         if batch_size < 1:
             raise ConfigurationError(f"Expected batch_size from 1 up. Received: {batch_size}.")
         samples = self._fit(x)
-        count = len(next(iter(samples.values())))
-        if workers is None:
-            workers = min(os.cpu_count() or 1, max(1, count // _SAMPLES_WORTH_A_WORKER))
-        runner = _Runner(self, samples, batch_size=batch_size, xnnpack=xnnpack, count=count)
-        starts = range(0, count, _CHUNK - _CHUNK % runner.batch_size or runner.batch_size)
-        if workers == 1:
-            for start in track(starts, "Predicting", quiet=not progress):
-                runner.run(start, starts.step)
-        else:
-            with ThreadPoolExecutor(workers) as pool:
-                done = pool.map(lambda start: runner.run(start, starts.step), starts)
-                for _ in track(done, "Predicting", total=len(starts), quiet=not progress):
-                    pass
+        runner = Runner(
+            self.content,
+            self.inputs,
+            self.outputs,
+            samples,
+            batch_size=batch_size,
+            xnnpack=xnnpack,
+        )
+        outputs = runner.run(workers=workers, progress=progress)
         given = {
-            spec.name: spec.dequantize(runner.outputs[spec.name])
-            if dequantize
-            else runner.outputs[spec.name]
+            spec.name: spec.dequantize(outputs[spec.name]) if dequantize else outputs[spec.name]
             for spec in self.outputs
         }
         return given if len(given) > 1 else next(iter(given.values()))
@@ -339,107 +302,6 @@ class LiteModel:
         return "\n".join(lines)
 
 
-class _Runner:
-    """Interpreters over one set of samples, an interpreter a thread, outputs in one place."""
-
-    def __init__(
-        self,
-        model: LiteModel,
-        samples: dict[str, Array],
-        *,
-        batch_size: int,
-        xnnpack: bool,
-        count: int,
-    ) -> None:
-        self.model = model
-        self.samples = samples
-        self.xnnpack = xnnpack
-        self.count = count
-        self._idle: list[tuple[Any, int]] = []
-        fixed = model.inputs[0].shape[0] if model.inputs[0].shape else 1
-        self.batch_size = self._agreed_batch(batch_size, fixed)
-        self.outputs = {
-            spec.name: np.empty((count, *spec.shape[1:]), spec.dtype) for spec in model.outputs
-        }
-
-    def _agreed_batch(self, wanted: int, fixed: int) -> int:
-        """Returns `wanted` if the file, resized, gives what it gives one by one, else its own."""
-        wanted = min(wanted, self.count)
-        if wanted in (fixed, 0, 1) or self.count < 2:
-            return fixed
-        # A batch folded into another axis (a hard-coded reshape) shows only where samples differ:
-        # those compared lie all over the set.
-        rows = np.linspace(0, self.count - 1, wanted).astype(int)
-        try:
-            batch = self._invoke(self._resized(wanted), rows, wanted)
-        except (ValueError, RuntimeError, ModelFileError):
-            return fixed
-        single = self._resized(fixed)
-        for start in range(0, wanted, fixed):
-            alone = self._invoke(single, rows[start : start + fixed], fixed)
-            for spec in self.model.outputs:
-                part = batch[spec.name]
-                if len(part) != wanted or not np.array_equal(
-                    part[start : start + fixed], alone[spec.name][: len(part) - start]
-                ):
-                    return fixed
-        return wanted
-
-    def _resized(self, batch: int) -> Any:
-        interpreter = self.model._new_interpreter(threads=1, xnnpack=self.xnnpack)
-        for spec in self.model.inputs:
-            if spec.shape and spec.shape[0] != batch:
-                interpreter.resize_tensor_input(spec.index, [batch, *spec.shape[1:]])
-        try:
-            interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise ModelFileError(f"LiteRT cannot run this file: {_one_line(error)}.") from error
-        return interpreter
-
-    def _invoke(self, interpreter: Any, rows: Array, batch: int) -> dict[str, Array]:
-        for spec in self.model.inputs:
-            value = spec.quantize(self.samples[spec.name][rows])
-            interpreter.set_tensor(spec.index, _padded(value, batch))
-        _invoke(interpreter)
-        return {spec.name: interpreter.get_tensor(spec.index) for spec in self.model.outputs}
-
-    def run(self, start: int, length: int) -> None:
-        """Runs samples start to start + length and stores their outputs."""
-        try:
-            # list.pop is atomic: each thread takes an idle interpreter or makes its own.
-            interpreter, batch = self._idle.pop()
-        except IndexError:
-            interpreter, batch = self._resized(self.batch_size), self.batch_size
-        stop = min(start + length, self.count)
-        inputs = [
-            (spec.index, spec.quantize(self.samples[spec.name][start:stop]))
-            for spec in self.model.inputs
-        ]
-        outputs = [(spec.index, self.outputs[spec.name]) for spec in self.model.outputs]
-        for first in range(0, stop - start, batch):
-            for index, value in inputs:
-                interpreter.set_tensor(index, _padded(value[first : first + batch], batch))
-            _invoke(interpreter)
-            here = slice(start + first, min(start + first + batch, stop))
-            for index, target in outputs:
-                target[here] = interpreter.get_tensor(index)[: here.stop - here.start]
-        self._idle.append((interpreter, batch))
-
-
-def _invoke(interpreter: Any) -> None:
-    try:
-        interpreter.invoke()
-    except (ValueError, RuntimeError) as error:
-        raise ModelFileError(f"LiteRT cannot run this file: {_one_line(error)}.") from error
-
-
-def _padded(value: Array, batch: int) -> Array:
-    """Returns `value` with its last sample repeated up to `batch` samples."""
-    if len(value) == batch:
-        return value
-    return np.concatenate([value, np.repeat(value[-1:], batch - len(value), axis=0)])
-
-
 def _check_samples(spec: TensorSpec, value: Array) -> None:
     wanted = spec.shape_signature[1:]
     fits = value.ndim == len(wanted) + 1 and all(
@@ -481,7 +343,3 @@ def _specs(details: list[dict[str, Any]], names: Mapping[str, int]) -> tuple[Ten
             )
         )
     return tuple(specs)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")

@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
     target = tmp_path / "model.bin"
-    with (
+    with (  # noqa: PT012
         pytest.raises(KdtfliteError, match="No space left on device"),
         staged(target) as temporary,
     ):

@@ -214,7 +214,18 @@ class Distiller(keras.Model):
         return [self._means.loss, *terms.values(), *compiled]
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the student, so that `ModelCheckpoint` keeps what one ships."""
+        """Saves the student, so that `ModelCheckpoint` keeps what one ships.
+
+        Raises:
+            UnsupportedModelError: A quantization-aware student into a .keras file, which Keras
+                writes without complaint and cannot load again.
+        """
+        if str(filepath).endswith(".keras") and hasattr(self.student, "quantization"):
+            raise UnsupportedModelError(
+                f"A quantization-aware student cannot be loaded from a .keras file ({filepath}). "
+                "Save it as .h5 or a SavedModel folder, or its weights alone (save_weights, "
+                "save_weights_only=True)."
+            )
         self.student.save(filepath, *args, **kwargs)
 
     def _terms(

@@ -171,7 +171,8 @@ def test_replicas_train_as_one_device_does_with_an_uneven_last_batch(tmp_path):
         from kdtflite.distillation import Distiller
 
         cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        half = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(cpu, [half, half])
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         rng = np.random.default_rng(0)
         # 13 samples in batches of 6: the last batch gives one replica a sample, the other none.

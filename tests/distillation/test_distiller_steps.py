@@ -164,9 +164,7 @@ def test_evaluate_and_predict_are_the_compiled_students_own(data, models):
         assert list(ours) == list(theirs)
         for name, value in theirs.items():
             np.testing.assert_allclose(ours[name], value, rtol=1e-6, err_msg=name)
-    np.testing.assert_array_equal(
-        distiller.predict(x, verbose=0), student.predict(x, verbose=0)
-    )
+    np.testing.assert_array_equal(distiller.predict(x, verbose=0), student.predict(x, verbose=0))
     np.testing.assert_array_equal(distiller(x), student(x))
 
 
@@ -370,8 +368,7 @@ def test_mixed_precision_scales_the_loss_and_keeps_the_terms_in_float32(
     assert history["loss"][-1] < 0.8 * history["loss"][0]
 
 
-def test_a_float32_student_gets_its_inputs_whole_under_a_mixed_policy(data, models):
-    x, y, _ = data
+def test_a_float32_student_gets_its_inputs_whole_under_a_mixed_policy(models):
     student, teacher = models.student(), models.teacher()
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:

@@ -96,9 +96,7 @@ def test_a_loss_class_of_ones_own():
             return tf.reduce_sum(tf.nn.relu(1.0 - labels * predictions), axis=1)
 
     values = HardLabels(Margin())(ONE_HOT, LOGITS)
-    np.testing.assert_allclose(
-        values, np.maximum(1 - ONE_HOT * LOGITS, 0).sum(axis=1), rtol=1e-6
-    )
+    np.testing.assert_allclose(values, np.maximum(1 - ONE_HOT * LOGITS, 0).sum(axis=1), rtol=1e-6)
 
 
 def test_half_precision_predictions_are_computed_in_float32():
