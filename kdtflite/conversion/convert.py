@@ -31,9 +31,11 @@ from kdtflite.errors import (
     KdtfliteError,
     ModelFileError,
     NotFullyIntegerError,
+    one_line,
 )
 from kdtflite.litemodel import LiteModel
 from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.float32 import in_float32
 from kdtflite.progress import track
 
 __all__ = ["convert"]
@@ -145,7 +147,7 @@ def _saved_model(model: Any, folder: Path, input_range: tuple[float, float] | No
         return _given_saved_model(Path(model), input_range)
     import tensorflow as tf
 
-    keras_model = as_tf_keras(model)
+    keras_model = in_float32(as_tf_keras(model))
     names = list(keras_model.input_names)
     trained = _trained_ranges(keras_model)
     inputs = [
@@ -168,8 +170,17 @@ def _saved_model(model: Any, folder: Path, input_range: tuple[float, float] | No
         for argument, spec in zip(arguments, inputs, strict=True)
     }
     module = tf.Module()
-    module.model, module.serve = keras_model, tf.function(serve, autograph=False)
-    tf.saved_model.save(module, str(folder), signatures=module.serve.get_concrete_function(**specs))
+    # Its variables, not the model: a Keras model in the module would have each of its layers
+    # traced and saved as well, which takes long, and fails where a layer cannot stand alone.
+    module.held, module.serve = list(keras_model.variables), tf.function(serve, autograph=False)
+    try:
+        signature = module.serve.get_concrete_function(**specs)
+        tf.saved_model.save(module, str(folder), signatures=signature)
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise ConversionError(
+            f"The model {keras_model.name!r} cannot be saved as a graph: {one_line(error)[:400]}. "
+            "A layer of your own that works on Python values is the usual cause."
+        ) from error
     return _SavedModel(
         folder, inputs, arguments, [layer.name for layer in _all_layers(keras_model)]
     )
@@ -275,6 +286,8 @@ def _failure(folder: Path, code: int, log: str, layers: list[str], target: Targe
         )
     error = folder / "error.txt"
     message = error.read_text() if error.exists() else log
+    if message.rstrip().endswith("Error:"):  # the converter said why on stderr alone
+        message += " ".join(re.findall(r"error: (.*)", log))
     if "No space left" in message or "No space left" in log:
         return ConversionError(
             f"The disk is full: the converter could not write in {folder.parent}. "
@@ -282,7 +295,7 @@ def _failure(folder: Path, code: int, log: str, layers: list[str], target: Targe
         )
     # The converter names operators without an integer kernel as 'tfl.name' or 'tf.Name'.
     operators = sorted(set(re.findall(r"'?(?:tfl?|tf)\.([A-Za-z_0-9]+)'? op", message)))
-    if operators and target.fully_integer:
+    if operators and "same scale constraint" not in message and target.fully_integer:
         from_layers = sorted(
             {name for name in layers if re.search(rf"\b{re.escape(name)}\b", message)}
         )

@@ -98,9 +98,11 @@ def _in_float32(model: Any) -> Any:
     found = sorted(set(_float_types(config)))
     if not found:
         return model
+    # A mixed policy's own half of it need not be named beside it.
+    named = [name for name in found if f"mixed_{name}" not in found]
     progress.say(
-        f"The Keras 3 model {model.name!r} computes in {', '.join(found)}; "
-        "it is rebuilt in float32, which quantization needs."
+        f"The Keras 3 model {model.name!r} computes in {', '.join(named)}; "
+        "it is rebuilt in float32."
     )
     sequential = isinstance(model, keras3.Sequential)
     copy = (keras3.Sequential if sequential else keras3.Model).from_config(_as_float32(config))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import re
-from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.data.representative import InputSpec, representative
 from kdtflite.errors import UnsupportedModelError
 from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.float32 import custom_layers, float32_policy, in_float32
 from kdtflite.progress import say
 from kdtflite.quantization.configs import OutputOnly, Scheme, quantize_scope, tfmot
+from kdtflite.quantization.ranges import rounding_off
 from kdtflite.quantization.report import LayerQuantization, QuantizationAwareness
 
 __all__ = ["quantize_aware"]
@@ -32,6 +33,8 @@ _CONVOLUTIONS = (
     keras.layers.Dense,
 )
 _BATCH = 64
+# Largest difference, relative to the largest output, that float32 alone makes in another order.
+_SAME = 1e-3
 
 
 def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
@@ -61,8 +64,8 @@ def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
     _check(model)
     left_out: dict[str, str] = {}
     configs: dict[str, Any] = {}
-    with _float32_policy(), _custom_layers(model):
-        model = _in_float32(model)
+    model = in_float32(model)
+    with float32_policy(), custom_layers(model):
         for layer in model.layers:
             _plan(layer, left_out, configs)
         wrapped = _wrap(model, left_out, configs)
@@ -76,14 +79,56 @@ def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
             f"{', '.join(f'{layer.layer} ({layer.kind})' for layer in calibrated[:8])}"
             f"{', ...' if len(calibrated) > 8 else ''}."
         )
-    if representative_data is not None:
-        samples = representative(representative_data, _inputs(model))
-        structure = getattr(wrapped, "_nested_inputs", wrapped.inputs[0])
-        quantization.calibrate(
-            tf.nest.pack_sequence_as(structure, [batch[name] for name in model.input_names])
-            for batch in samples.batches(_BATCH)
-        )
+    if representative_data is None:
+        _check_same_function(model, wrapped, _any_inputs(model))
+        return wrapped
+    samples = representative(representative_data, _inputs(model))
+    structure = getattr(wrapped, "_nested_inputs", wrapped.inputs[0])
+    batches = [
+        tf.nest.pack_sequence_as(structure, [batch[name] for name in model.input_names])
+        for batch in samples.batches(_BATCH)
+    ]
+    _check_same_function(model, wrapped, batches[0])
+    quantization.calibrate(batches)
     return wrapped
+
+
+def _check_same_function(model: keras.Model, wrapped: keras.Model, inputs: Any) -> None:
+    """Raises unless, without rounding, the wrapped model computes what the float model does.
+
+    TFMOT rewrites the graph; a rewrite that went wrong would train a student of another model.
+    """
+    with rounding_off():
+        rewritten = tf.nest.flatten(wrapped(inputs, training=False))
+    for name, before, after in zip(
+        model.output_names,
+        tf.nest.flatten(model(inputs, training=False)),
+        rewritten,
+        strict=True,
+    ):
+        before, after = before.numpy(), after.numpy()
+        with np.errstate(invalid="ignore"):  # infinite activations are named by calibration
+            largest = float(np.max(np.abs(before - after), initial=0.0))
+        if largest > _SAME * max(float(np.max(np.abs(before), initial=0.0)), 1e-6):
+            raise UnsupportedModelError(
+                f"TFMOT's rewriting changed what {model.name!r} computes: output {name!r} "
+                f"differs by {largest:.3g} before any rounding. "
+                "Convert the float model with kdtflite.convert(), which calibrates it."
+            )
+
+
+def _any_inputs(model: keras.Model) -> Any:
+    """Returns inputs to compare two models on where no data are given."""
+    random = np.random.default_rng(0)
+
+    def draw(tensor: Any) -> Any:
+        shape = [2, *(size or 8 for size in tensor.shape[1:])]
+        if tensor.dtype.is_floating:
+            return tf.constant(random.random(shape), tensor.dtype)
+        return tf.zeros(shape, tensor.dtype)  # token 0 is in every vocabulary
+
+    structure = getattr(model, "_nested_inputs", model.inputs[0])
+    return tf.nest.map_structure(draw, structure)
 
 
 def _check(model: keras.Model) -> None:
@@ -106,45 +151,6 @@ def _check(model: keras.Model) -> None:
                 f"The layer {layer.name!r} is a Lambda, whose code cannot be copied safely. "
                 "Make it a subclass of keras.layers.Layer, or use TensorFlow operations directly."
             )
-
-
-@contextlib.contextmanager
-def _float32_policy() -> Iterator[None]:
-    """Makes layers that are created in the block float32, whatever the user's global policy."""
-    policy = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy("float32")
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(policy)
-
-
-def _custom_layers(model: keras.Model) -> Any:
-    """Returns a scope in which the user's own kinds of layers in `model` can be cloned."""
-    kinds = {type(layer) for layer in model._flatten_layers(include_self=False)}
-    return keras.utils.custom_object_scope(
-        {kind.__name__: kind for kind in kinds if not kind.__module__.startswith("tf_keras.")}
-    )
-
-
-def _in_float32(model: keras.Model) -> keras.Model:
-    """Rebuilds a mixed-precision model in float32, which fake quantization computes in."""
-    policies = {layer.compute_dtype for layer in model._flatten_layers(include_self=False)}
-    if not policies & {"float16", "bfloat16"}:
-        return model
-
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer, clone_function=clone)
-        config = layer.get_config()
-        if layer.compute_dtype in ("float16", "bfloat16"):
-            config["dtype"] = "float32"
-        return type(layer).from_config(config)
-
-    say(f"The model {model.name!r} is of mixed precision; fake quantization is float32 only.")
-    rebuilt = keras.models.clone_model(model, clone_function=clone)
-    rebuilt.set_weights(model.get_weights())
-    return rebuilt
 
 
 def _plan(layer: keras.layers.Layer, left_out: dict[str, str], configs: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+from unittest import mock
 
 import tensorflow as tf
 import tf_keras as keras
@@ -17,8 +19,12 @@ from tensorflow_model_optimization.python.core.quantization.keras import (  # no
 )
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (  # noqa: E402
     default_8bit_quantize_configs,
+    default_8bit_quantize_layout_transform,
     default_8bit_quantize_registry,
     default_8bit_quantize_scheme,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.graph_transformations import (  # noqa: E402
+    model_transformer,
 )
 
 __all__ = ["OutputOnly", "Scheme", "quantize_scope"]
@@ -75,12 +81,60 @@ class _Registry(default_8bit_quantize_registry.Default8BitQuantizeRegistry):
         )
 
 
+class _LayoutTransform(default_8bit_quantize_layout_transform.Default8BitQuantizeLayoutTransform):
+    """TFMOT's graph rewrites, without two mistakes of theirs."""
+
+    def apply(self, model: keras.Model, layer_quantize_map: dict[str, Any]) -> Any:
+        """Returns the rewritten model and how each of its layers is quantized."""
+        with mock.patch.object(
+            model_transformer.ModelTransformer, "_match_layer_with_inputs", _match_in_order
+        ):
+            transformed, quantize_map = super().apply(model, layer_quantize_map)
+        registry = _Registry()
+        for layer in transformed.layers:
+            how = quantize_map.get(layer.name, {})
+            nothing = isinstance(
+                how.get("quantize_config"), default_8bit_quantize_configs.NoOpQuantizeConfig
+            )
+            if not nothing or not registry.supports(layer):
+                continue
+            config = copy.copy(registry.get_quantize_config(layer))
+            if getattr(config, "weight_attrs", None):
+                # Before a ReLU layer TFMOT leaves out the output's quantization, which is right,
+                # and the kernel's with it.
+                config.activation_attrs, config.quantize_output = [], False
+                how["quantize_config"] = config
+        return transformed, quantize_map
+
+
+_match = model_transformer.ModelTransformer._match_layer_with_inputs
+
+
+def _match_in_order(transformer: Any, layer: Any, pattern: Any, is_head_node: bool) -> Any:
+    """Matches a pattern against a layer and its inputs in the order in which it takes them.
+
+    TFMOT's own sees the inputs in the order of the model's layers, and so swaps those of a
+    concatenation whose first branch was built last.
+    """
+
+    def in_order(names: list[str]) -> list[Any]:
+        by_name = {layer["config"]["name"]: layer for layer in transformer._config["layers"]}
+        return [by_name[name] for name in dict.fromkeys(names) if name in by_name]
+
+    with mock.patch.object(transformer, "_get_layers", in_order):
+        return _match(transformer, layer, pattern, is_head_node)
+
+
 class Scheme(default_8bit_quantize_scheme.Default8BitQuantizeScheme):
     """TFMOT's 8-bit scheme with depthwise kernels per channel.
 
     A registry, and not a configuration a layer: that would break the fusion of convolution,
     batch normalization and activation.
     """
+
+    def get_layout_transformer(self) -> _LayoutTransform:
+        """Returns what rewrites the graph before it is wrapped."""
+        return _LayoutTransform()
 
     def get_quantize_registry(self) -> _Registry:
         """Returns what says how each kind of layer is quantized."""

@@ -7,9 +7,10 @@ after hundreds of steps. One pass over representative data puts every range wher
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -20,11 +21,13 @@ from kdtflite.errors import DataError
 from kdtflite.progress import say
 from kdtflite.quantization.configs import quantizers
 
-__all__ = ["calibrate_ranges", "input_ranges", "range_values"]
+__all__ = ["calibrate_ranges", "input_ranges", "range_values", "rounding_off"]
 
 # XNNPACK refuses a scale below 1e-8 (an activation that is always zero), the plain kernels do
 # not. 255 steps of 1e-6 are safely above.
 _NARROWEST = 255e-6
+
+_LISTED = 8
 
 _lock = threading.Lock()
 
@@ -60,26 +63,15 @@ def calibrate_ranges(model: keras.Model, batches: Iterable[Any]) -> int:
         )
         return inputs
 
-    def pass_on(quantizer: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
-        del quantizer, training, weights, kwargs
-        return inputs
-
     count = 0
-    # The quantizers stand in configurations, wrappers and activations of each layer: their class
-    # is the one place where all of them pass. Weights and activations stay float, as when the
-    # converter calibrates.
-    with (
-        _lock,
-        mock.patch.object(quantizers.LastValueQuantizer, "__call__", pass_on),
-        mock.patch.object(quantizers.MovingAverageQuantizer, "__call__", observe),
-        mock.patch.object(quantizers.AllValuesQuantizer, "__call__", observe),
-    ):
+    with rounding_off(observe):
         for batch in batches:
             model(batch, training=False)
             count += 1
     if not count:
         raise DataError("Expected at least one batch to calibrate on. Received: none.")
     _set_weight_ranges(model)
+    dead: list[str] = []
     for low, high, least, greatest in seen.values():
         name = low.name.split("/")[0].removeprefix("quant_")
         if not np.isfinite([least, greatest]).all():
@@ -88,11 +80,40 @@ def calibrate_ranges(model: keras.Model, batches: Iterable[Any]) -> int:
                 "Expected finite values: check the model's weights and the data's scaling."
             )
         if greatest - least < _NARROWEST:
-            say(f"Layer {name} is always zero on the representative data; its range is widened.")
+            dead.append(name)
             greatest = least + _NARROWEST
         low.assign(np.full(low.shape, least, np.float32))
         high.assign(np.full(high.shape, greatest, np.float32))
+    if dead:
+        say(
+            f"{len(dead)} of {len(seen)} activations are always zero on the representative data; "
+            f"their ranges are widened: {', '.join(dead[:_LISTED])}"
+            f"{', ...' if len(dead) > _LISTED else ''}."
+        )
     return len(seen)
+
+
+def _pass_on(quantizer: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+    del quantizer, training, weights, kwargs
+    return inputs
+
+
+@contextlib.contextmanager
+def rounding_off(observe: Callable[..., Any] = _pass_on) -> Iterator[None]:
+    """Lets fake quantization pass everything on unrounded while the block runs.
+
+    Args:
+        observe: Called in place of the quantizers of activations, and returns what goes on.
+    """
+    # The quantizers stand in configurations, wrappers and activations of each layer: their class
+    # is the one place where all of them pass.
+    with (
+        _lock,
+        mock.patch.object(quantizers.LastValueQuantizer, "__call__", _pass_on),
+        mock.patch.object(quantizers.MovingAverageQuantizer, "__call__", observe),
+        mock.patch.object(quantizers.AllValuesQuantizer, "__call__", observe),
+    ):
+        yield
 
 
 def range_values(model: keras.Model) -> list[float]:

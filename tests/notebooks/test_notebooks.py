@@ -13,7 +13,9 @@ def text_of(notebook) -> str:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_notebook_runs_from_top_to_bottom(path, tmp_path):
+def test_the_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    # The tests draw without a display; the notebook is to show its plots.
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     # In a folder of its own: what it writes is not the project's.
