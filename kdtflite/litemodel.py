@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,16 @@ from kdtflite.errors import ConfigurationError, DataError, ModelFileError, one_l
 from kdtflite.files import write_bytes
 from kdtflite.flatbuffer import FileTensor, Operator, read_graph
 from kdtflite.interpreters import Runner, allocated, open_interpreter
+from kdtflite.progress import say
 
 __all__ = ["LiteModel", "TensorSpec", "dequantize", "quantize"]
 
 Array = NDArray[Any]
+
+# Of the values other than 0, the share that may lie outside an input's range before the samples
+# are of another scaling; and how many samples are looked at, evenly spread.
+_SATURATED = 0.25
+_LOOKED_AT = 512
 
 
 def quantize(x: ArrayLike, scale: float, zero_point: int, dtype: str) -> Array:
@@ -78,6 +84,16 @@ class TensorSpec:
     scale: float | None
     zero_point: int | None
 
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Least and greatest real value that the codes stand for; None where not quantized."""
+        if self.scale is None or self.zero_point is None:
+            return None
+        codes = np.iinfo(self.dtype)
+        return (codes.min - self.zero_point) * self.scale, (
+            codes.max - self.zero_point
+        ) * self.scale
+
     def quantize(self, x: ArrayLike) -> Array:
         """Returns `x` as this tensor takes it.
 
@@ -108,7 +124,7 @@ class TensorSpec:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LiteModel:
     """The bytes of a .tflite file and everything one asks of them.
 
@@ -119,10 +135,17 @@ class LiteModel:
         ModelFileError: `content` is no .tflite file, or a damaged one.
     """
 
-    content: bytes = field(repr=False)
+    content: bytes
 
     def __post_init__(self) -> None:
         _ = self.inputs  # reads and checks the file now, rather than at the first use
+
+    def __repr__(self) -> str:
+        ends = " -> ".join(
+            ", ".join(f"{spec.name}: {spec.dtype} {spec.shape}" for spec in specs)
+            for specs in (self.inputs, self.outputs)
+        )
+        return f"LiteModel({len(self.content):,} bytes, {ends})"
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LiteModel:
@@ -216,6 +239,8 @@ class LiteModel:
     ) -> Any:
         """Runs the file over samples; the outputs are the same whatever the workers and batch.
 
+        Values outside an input's range saturate, as on a device. Where most do, that is said once.
+
         Args:
             x: Samples, shape (samples, ...), or for several inputs a dict of them by input
                 name. An array of the input's own integer dtype holds codes; any other holds
@@ -239,6 +264,10 @@ class LiteModel:
         if batch_size < 1:
             raise ConfigurationError(f"Expected batch_size from 1 up. Received: {batch_size}.")
         samples = self._fit(x)
+        for problem in self._other_scaling(samples):
+            if problem not in self._said:
+                self._said.add(problem)
+                say(problem)
         runner = Runner(
             self.content,
             self.inputs,
@@ -253,6 +282,28 @@ class LiteModel:
             for spec in self.outputs
         }
         return given if len(given) > 1 else next(iter(given.values()))
+
+    def other_scaling(self, x: ArrayLike | Mapping[str, ArrayLike]) -> str | None:
+        """Returns what is wrong with the scaling of samples, or None where nothing shows.
+
+        Told by real values of which a large share lies outside the range that an integer input
+        can hold, as raw pixels 0..255 do for a file trained on 0..1.
+
+        Args:
+            x: Samples as `predict` takes them.
+
+        Raises:
+            DataError: `x` does not fit the file's inputs, or holds NaN.
+        """
+        return next(iter(self._other_scaling(self._fit(x))), None)
+
+    @functools.cached_property
+    def _said(self) -> set[str]:
+        return set()
+
+    def _other_scaling(self, samples: Mapping[str, Array]) -> list[str]:
+        found = (_saturation(spec, samples[spec.name]) for spec in self.inputs)
+        return [problem for problem in found if problem is not None]
 
     def _fit(self, x: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, Array]:
         """Returns the samples by input name, or says what does not fit."""
@@ -269,6 +320,13 @@ class LiteModel:
                 f"Expected inputs named {', '.join(names)}. Received: "
                 f"{', '.join(map(str, x)) or 'none'}."
             )
+        for name, value in x.items():
+            if hasattr(value, "element_spec"):
+                raise DataError(
+                    f"Expected an array of samples for input {name}. Received: a tf.data.Dataset. "
+                    "Pass arrays, for example np.concatenate(list(dataset.as_numpy_iterator())) "
+                    "of a dataset of batches of samples."
+                )
         samples = {name: np.asarray(value) for name, value in x.items()}
         for spec in self.inputs:
             _check_samples(spec, samples[spec.name])
@@ -304,14 +362,16 @@ class LiteModel:
 
 def _check_samples(spec: TensorSpec, value: Array) -> None:
     wanted = spec.shape_signature[1:]
-    fits = value.ndim == len(wanted) + 1 and all(
-        want in (-1, got) for want, got in zip(wanted, value.shape[1:], strict=True)
-    )
-    if not fits:
+    if value.ndim == 0 or not _same_shape(wanted, value.shape[1:]):
+        single = _same_shape(wanted, value.shape)
         raise DataError(
             f"Expected shape (samples{''.join(f', {size}' for size in wanted)}) for input "
             f"{spec.name}. Received: {value.shape}. "
-            "A single sample needs a leading axis: x[None]."
+            + (
+                "A single sample needs a leading axis: x[None]."
+                if single
+                else "Shape the samples as the file takes them, with the samples first."
+            )
         )
     if len(value) == 0:
         raise DataError(f"Expected at least one sample for input {spec.name}. Received: none.")
@@ -323,6 +383,35 @@ def _check_samples(spec: TensorSpec, value: Array) -> None:
             f"Expected no NaN in input {spec.name}. Received NaN in {len(where)} samples, "
             f"the first at {where[0]}. Clean the data first."
         )
+
+
+def _same_shape(wanted: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(wanted) == len(shape) and all(
+        want in (-1, got) for want, got in zip(wanted, shape, strict=True)
+    )
+
+
+def _saturation(spec: TensorSpec, value: Array) -> str | None:
+    limits = spec.range
+    if limits is None or spec.scale is None or str(value.dtype) == spec.dtype:
+        return None
+    if len(value) > _LOOKED_AT:
+        value = value[np.linspace(0, len(value) - 1, _LOOKED_AT).astype(int)]
+    (low, high), step = limits, spec.scale
+    least, most = float(value.min()), float(value.max())
+    if least >= low - step and most <= high + step:
+        return None
+    # Zeros tell nothing: 0 is 0 on every scale, and most of a drawing may be empty.
+    outside = np.count_nonzero(
+        (value < np.float64(low - step)) | (value > np.float64(high + step))
+    ) / np.count_nonzero(value)
+    if outside <= _SATURATED:
+        return None
+    return (
+        f"Expected samples scaled as in training: input {spec.name} of the file holds values from "
+        f"{low:.4g} to {high:.4g}. Received: values from {least:.4g} to {most:.4g}; {outside:.0%} "
+        "of those other than 0 saturate. Apply the same preprocessing as in training."
+    )
 
 
 def _specs(details: list[dict[str, Any]], names: Mapping[str, int]) -> tuple[TensorSpec, ...]:

@@ -75,8 +75,10 @@ def track(
         with Progress(*columns, console=console, transient=True) as progress:
             yield from progress.track(items, total=total, description=description)
         return
-    last = time.monotonic()
+    last: float | None = None
     for done, item in enumerate(items, start=1):
+        # From the first item on: getting ready (a process that starts) is no step of the work.
+        last = time.monotonic() if last is None else last
         yield item
         if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
             last = time.monotonic()

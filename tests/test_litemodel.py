@@ -336,3 +336,50 @@ def test_a_mistake_of_the_sample_is_an_error_of_ours():
     assert file.predict(np.array([[1, 9]])).shape == (1, 2, 3)
     with pytest.raises(ModelFileError, match="LiteRT cannot run this file"):
         file.predict(np.array([[1, 10]]))
+
+
+@pytest.mark.parametrize("raw", [(IMAGES * 255).astype(np.uint8), IMAGES * 1e6, IMAGES * -2])
+def test_samples_of_another_scaling_are_remarked_on_once(lite, raw, capsys):
+    fresh = LiteModel(lite.content)
+    for _ in range(2):
+        fresh.predict(raw)
+    said = capsys.readouterr().err
+    assert said.count("input image of the file holds values from 0 to ") == 1
+    assert f"Received: values from {float(raw.min()):.4g} to {float(raw.max()):.4g}" in said
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        IMAGES,
+        IMAGES * 1.2,  # 17 % saturate
+        IMAGES * 0,
+        np.full((2, 8, 8, 1), 100, np.int8),  # codes
+    ],
+)
+def test_samples_in_scaling_pass_in_silence(lite, x, capsys):
+    LiteModel(lite.content).predict(x)
+    assert lite.other_scaling(x) is None
+    assert capsys.readouterr().err == ""
+
+
+def test_a_drawing_on_an_empty_ground_is_told_by_its_ink(lite):
+    drawing = np.zeros((4, 8, 8, 1), np.uint8)
+    drawing[:, 3, 2:6] = 255  # 4 of 64 pixels
+    assert "100% of those other than 0 saturate" in lite.other_scaling(drawing)
+
+
+def test_the_hint_for_a_single_sample_is_given_for_one_only(lite):
+    with pytest.raises(DataError, match=r"a leading axis: x\[None\]"):
+        lite.predict(IMAGES[0])
+    with pytest.raises(DataError, match="with the samples first") as error:
+        lite.predict(IMAGES[..., 0])
+    assert "leading axis" not in str(error.value)
+    with pytest.raises(DataError, match=r"Received: a tf\.data\.Dataset\. Pass arrays"):
+        lite.predict(tf.data.Dataset.from_tensor_slices(IMAGES).batch(8))
+
+
+def test_its_repr_says_what_it_takes_and_gives(lite):
+    assert repr(lite) == (
+        f"LiteModel({len(lite.content):,} bytes, image: int8 (1, 8, 8, 1) -> logits: int8 (1, 4))"
+    )

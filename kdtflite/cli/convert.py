@@ -16,6 +16,13 @@ __all__ = ["EPILOG", "NAME", "command"]
 NAME = "convert"
 EPILOG = "Example: kdtflite convert model.keras --representative data.npz -o model.tflite"
 
+# Layers before the first that computes: what they give lies between the values they got.
+_KEEP_VALUES = frozenset(
+    {"InputLayer", "Reshape", "Permute", "Resizing", "CenterCrop", "Cropping2D", "ZeroPadding2D"}
+)
+_LEAST_SCALE_OF_REALS = 0.1
+_MOST_VARIANCE_OF_UNIT = 0.25  # no values from 0 to 1 have more
+
 
 def command(
     model: Annotated[
@@ -42,7 +49,8 @@ def command(
         tuple[float, float] | None,
         typer.Option(
             metavar="LOW HIGH",
-            help="What the model was trained on; images and bytes are scaled to it. [0 1]",
+            help="What the model was trained on; images and bytes are scaled to it. [0 1; 0 255 "
+            "if the model begins with Rescaling or Normalization of bytes]",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
@@ -119,8 +127,13 @@ def _expected(model: Any) -> Any:
     from kdtflite.cli.samples import Expected
 
     if not isinstance(model, Path):
+        scales = _scales_bytes(model)
         return {
-            name: Expected(tuple(tensor.shape[1:]), str(getattr(tensor.dtype, "name", "float32")))
+            name: Expected(
+                tuple(tensor.shape[1:]),
+                str(getattr(tensor.dtype, "name", "float32")),
+                scales=scales,
+            )
             for name, tensor in zip(
                 getattr(model, "input_names", None) or [i.name for i in model.inputs],
                 model.inputs,
@@ -139,6 +152,27 @@ def _expected(model: Any) -> Any:
         for name, spec in named.items()
         if spec.shape.rank is not None
     }
+
+
+def _scales_bytes(model: Any) -> str | None:
+    """Returns the name of the first layer that computes, if it scales bytes (0..255)."""
+    import numpy as np
+
+    if len(model.inputs) != 1:
+        return None
+    for layer in model._flatten_layers(include_self=False):
+        kind = type(layer).__name__
+        if hasattr(layer, "layers") or kind in _KEEP_VALUES or kind.startswith("Random"):
+            continue
+        if kind == "Rescaling":
+            # 1/255 and 1/127.5 are for bytes; 2 (to -1..1) is for values from 0 to 1.
+            return str(layer.name) if np.max(np.abs(layer.scale)) < _LEAST_SCALE_OF_REALS else None
+        if kind == "Normalization":
+            kept = layer.get_weights()  # mean, variance, count; nothing if they were given
+            variance = np.max(kept[1] if kept else layer.input_variance)
+            return str(layer.name) if variance > _MOST_VARIANCE_OF_UNIT else None
+        return None
+    return None
 
 
 def _print(lite: Any, output: Path, model: Path, *, proven: bool, as_json: bool) -> None:

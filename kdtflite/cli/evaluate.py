@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +70,10 @@ def command(
     classes = lite.outputs[0].shape[-1] if lite.outputs[0].shape else 0
     # Names of other classes than the model's would only hide that the labels do not fit.
     names = read.class_names if len(read.class_names) == classes else None
-    result = evaluate(lite, (read.x, read.y), labels=names, workers=workers)
+    result = replace(
+        evaluate(lite, (read.x, read.y), labels=names, workers=workers),
+        model=f"{model} ({len(lite.content):,} bytes, LiteRT, default kernels)",
+    )
     if plot is not None:
         _plot(result, plot, force=force)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Start again, replacing what the folder holds.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
 ) -> None:
     """Runs a recipe: teacher, distilled student, proven int8 file, report.
 
@@ -40,6 +42,9 @@ def command(
     from kdtflite.reporting import render_table
 
     result = kdtflite.run(recipe, output=output, data_path=data, force=force, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(result.report, indent=2))
+        return
     console = Console()
     console.print(render_table(result.report))
     console.print(f"Report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)

@@ -39,11 +39,14 @@ class Expected:
         shape: Shape of one sample; None where any size is taken.
         dtype: "float32", "int8", ...
         range: Least and greatest real value that an integer input can hold.
+        scales: Name of the model's own first layer if that scales bytes, which the model then
+            takes as they are.
     """
 
     shape: tuple[int | None, ...]
     dtype: str
     range: tuple[float, float] | None = None
+    scales: str | None = None
 
 
 class Samples(NamedTuple):
@@ -84,10 +87,11 @@ def read_samples(
 ) -> Samples:
     """Reads samples, and labels where there are any, as a model takes them.
 
-    Bytes, images and named data sets are brought to `input_range` (by default 0..1); floating
-    samples of a file are taken as they are, and so are integers for an integer input of the same
-    dtype. Grey images get the channel axis that the model has and the file has not. What else
-    does not fit is left for the model's own checks to name.
+    Bytes, images and named data sets are brought to `input_range` (by default 0..1, and 0..255
+    for a model that scales them itself); floating samples of a file are taken as they are, and so
+    are integers for an integer input of the same dtype. Grey images get the channel axis that the
+    model has and the file has not. What else does not fit is left for the model's own checks to
+    name.
 
     Args:
         source: An `.npz` file, an image folder of class sub-folders (or of train/, test/ with
@@ -174,8 +178,15 @@ def _fitted(
         x = x[..., np.newaxis]
     if takes is not None and x.dtype.kind in "iu" and str(x.dtype) == takes.dtype:
         return x  # codes, or token ids
-    low, high = input_range or (0.0, 1.0)
+    scales = takes.scales if takes is not None and input_range is None else None
+    low, high = input_range or ((0.0, 255.0) if scales else (0.0, 1.0))
     takes_reals = takes is None or takes.range is not None or takes.dtype.startswith("float")
+    if scales and (unit or x.dtype == np.uint8):
+        say(
+            f"{source}: taken from 0 to 255, unscaled, as layer {scales!r} of the model scales. "
+            "Evaluate the file with --input-range 0 255."
+        )
+        return x.astype(np.float32) if x.dtype == np.uint8 else x * np.float32(255.0)
     if x.dtype == np.uint8 and takes_reals:
         say(f"Bytes of {source}: scaled from 0..255 to {low:g}..{high:g}.")
         x, unit = x.astype(np.float32) / np.float32(255.0), True

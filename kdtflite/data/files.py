@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from kdtflite.data.images import class_folders, load_image_folder
+from kdtflite.data.images import class_folders, load_image_folder, shared_image_size
 from kdtflite.data.npz import read_npz
 from kdtflite.data.splits import Dataset, Split, as_labels, stratified_split
 from kdtflite.errors import ConfigurationError, DataError
@@ -105,7 +105,8 @@ def load_user_dataset(
 
     Args:
         path: An `.npz` file, or a folder with one sub-folder of images a class.
-        image_size: Height and width to resize images of a folder to, or one number for both.
+        image_size: Height and width to resize images of a folder to, or one number for both; by
+            default the size that all of them have.
         channels: 1 (grey) or 3 (RGB), for a folder of images.
         seed: Chooses which samples are held out.
         validation_fraction: Share of all samples for validation where there is no such split.
@@ -114,7 +115,8 @@ def load_user_dataset(
         quiet: Show no progress.
 
     Raises:
-        ConfigurationError: No `image_size` for a folder, or fractions that leave a split empty.
+        ConfigurationError: No `image_size` for images of several sizes, or fractions that leave a
+            split empty.
         DataError: The data cannot be used; the message names file, array or image.
     """
     path = Path(path)
@@ -126,12 +128,8 @@ def load_user_dataset(
             raise ConfigurationError(f"Expected `{option}` between 0 and 1. Received: {value}.")
     names: tuple[str, ...] | None
     if path.is_dir():
-        if image_size is None:
-            raise ConfigurationError(
-                f"{path} is a folder: its images must be brought to one size. "
-                "Pass image_size=(height, width)."
-            )
-        found, names = _folder_parts(path, image_size, channels, quiet=quiet)
+        size = shared_image_size(path) if image_size is None else image_size
+        found, names = _folder_parts(path, size, channels, quiet=quiet)
         input_range = (0.0, 1.0)
     else:
         found, names, input_range = _file_parts(path, quiet=quiet)

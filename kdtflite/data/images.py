@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.progress import track
 
-__all__ = ["class_folders", "load_image_folder"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["class_folders", "load_image_folder", "shared_image_size"]
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _MODES = {1: "L", 3: "RGB"}
+_ORIENTATION = 0x0112
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 def load_image_folder(
@@ -75,6 +83,33 @@ def load_image_folder(
     return x, np.array([label for _, label in files], np.int64), class_names
 
 
+def shared_image_size(root: Path) -> tuple[int, int]:
+    """Returns the height and width that all images in the sub-folders of `root` have.
+
+    Raises:
+        ConfigurationError: They have several sizes, so that one must be chosen.
+        DataError: No images, or one that cannot be read.
+    """
+    first: tuple[Path, tuple[int, int]] | None = None
+    for file in (file for folder in class_folders(root) for file in _images(folder)):
+        size = _image_size(file)
+        if first is None:
+            first = file, size
+        elif size != first[1]:
+            raise ConfigurationError(
+                f"The images in {root} have several sizes and must be brought to one: "
+                f"{first[0].relative_to(root)} is {first[1]} (height, width), "
+                f"{file.relative_to(root)} is {size}. Choose one: `data.image_size: [height, "
+                "width]` in a recipe, image_size=(height, width) in Python."
+            )
+    if first is None:
+        raise DataError(
+            f"Expected images ({', '.join(sorted(_SUFFIXES))}) in the sub-folders of {root}. "
+            "Received: none."
+        )
+    return first[1]
+
+
 def class_folders(root: Path) -> list[Path]:
     """Returns the sub-folders of `root`, sorted by name, hidden ones left out.
 
@@ -113,15 +148,30 @@ def _images(folder: Path) -> list[Path]:
     )
 
 
-def _read_image(file: Path, height: int, width: int, channels: int) -> np.ndarray:
-    from PIL import Image, ImageOps
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert(_MODES[channels])
-            pixels = np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
+            yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
             f"The image {file} cannot be read: {error}. Repair it or remove it from the folder."
         ) from error
+
+
+def _image_size(file: Path) -> tuple[int, int]:
+    # From the file's head alone: the pixels are read once the size is known.
+    with _opened(file) as image:
+        lies = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
+        return image.size if lies else (image.height, image.width)
+
+
+def _read_image(file: Path, height: int, width: int, channels: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with _opened(file) as image:
+        upright = ImageOps.exif_transpose(image).convert(_MODES[channels])
+        pixels = np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
     return pixels.reshape(height, width, channels).astype(np.float32) / np.float32(255.0)

@@ -21,6 +21,10 @@ DEFAULT_SAMPLES = 500
 _FEW = 32
 # How much wider than the trained range data may be before it is of another scaling.
 _SCALING_FACTOR = 4.0
+# How far outside the trained range, in its widths, values may lie, and how many may lie further
+# out: a range that training averaged leaves out the data's own outliers.
+_MARGIN = 0.25
+_OUTLIERS = 0.01
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,12 @@ def _check_scaling(spec: InputSpec, value: Array, where: str) -> None:
         trained_low, trained_high = spec.trained_range
         width = max(trained_high - trained_low, 1e-12)
         seen = max(high - low, 0.0)
-        if seen > _SCALING_FACTOR * width or (0 < seen < width / (8 * _SCALING_FACTOR)):
+        further = (value < trained_low - _MARGIN * width) | (value > trained_high + _MARGIN * width)
+        if (
+            seen > _SCALING_FACTOR * width
+            or 0 < seen < width / (8 * _SCALING_FACTOR)
+            or further.mean() > _OUTLIERS
+        ):
             raise DataError(
                 f"Expected {where} scaled as in training, from {trained_low:.6g} to "
                 f"{trained_high:.6g}. Received values from {low:.6g} to {high:.6g}. "

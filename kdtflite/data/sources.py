@@ -11,7 +11,7 @@ from kdtflite.data.named import NAMES, load_dataset
 from kdtflite.data.splits import Dataset
 from kdtflite.errors import choose
 
-__all__ = ["load"]
+__all__ = ["is_path", "load"]
 
 
 def load(
@@ -34,12 +34,17 @@ def load(
         ConfigurationError: Neither a name nor a path that exists.
         DataError: The file cannot be used.
     """
-    if isinstance(name_or_path, str) and name_or_path in NAMES:
-        return load_dataset(name_or_path, path, seed=seed, **options)
-    looks_like_a_path = not isinstance(name_or_path, str) or os.path.basename(name_or_path) != (
-        name_or_path
-    )
-    if looks_like_a_path or Path(name_or_path).exists() or Path(name_or_path).suffix:
+    if is_path(name_or_path):
         return load_user_dataset(name_or_path, seed=seed, **options)
     known = choose(str(name_or_path), NAMES, what="data set, file or folder")
     return load_dataset(known, path, seed=seed, **options)
+
+
+def is_path(name_or_path: str | os.PathLike[str]) -> bool:
+    """Says whether `load` takes it for a path: it looks like one, or is there, and is no name."""
+    if not isinstance(name_or_path, str):
+        return True
+    if name_or_path in NAMES:
+        return False
+    path = Path(name_or_path)
+    return os.path.basename(name_or_path) != name_or_path or path.exists() or bool(path.suffix)

@@ -189,7 +189,8 @@ def as_labels(y: npt.ArrayLike, *, quiet: bool = False) -> np.ndarray:
     if not (np.issubdtype(labels.dtype, np.number) or labels.dtype == np.bool_):
         raise DataError(
             f"Expected labels as class indices 0, 1, 2, ... Received: dtype {labels.dtype}. "
-            "Number the classes, and give their names as `class_names`."
+            "Number the classes; their names are given apart: `class_names` in a data set or .npz "
+            "file, `labels` for evaluate."
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]

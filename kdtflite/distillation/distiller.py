@@ -10,9 +10,15 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.distillation.calibrate_first import calibrate_on_first_batches
+from kdtflite.distillation.check_first import check_first_batch, label_outside
 from kdtflite.distillation.losses import DistillationLoss, HardLabels, SoftTargets
 from kdtflite.distillation.teachers.model import ModelTeacher, logits_of, resolve_outputs
-from kdtflite.errors import ConfigurationError, ShapeMismatchError, UnsupportedModelError
+from kdtflite.errors import (
+    ConfigurationError,
+    DataError,
+    ShapeMismatchError,
+    UnsupportedModelError,
+)
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.inspect import number_of_classes
 from kdtflite.models.keras3_callbacks import to_tf_keras_callback
@@ -166,10 +172,27 @@ class Distiller(keras.Model):
 
         A quantization-aware student whose activation ranges were not set yet is calibrated on
         the first batches first. Keras 3 callbacks are converted or refused by name.
+
+        Raises:
+            ShapeMismatchError: Samples that the student cannot take.
+            DataError: Labels that the loss cannot take, or none; samples that are not batched.
+            UnsupportedModelError: A ModelCheckpoint of a quantization-aware student in a .keras
+                file.
         """
         callbacks = _callbacks(callbacks)
+        for callback in getattr(callbacks, "callbacks", callbacks) or ():
+            if isinstance(callback, keras.callbacks.ModelCheckpoint) and (
+                not callback.save_weights_only
+            ):
+                self._check_format(callback.filepath)
+        x = check_first_batch(self.student, self._hard_labels, x, y)
         x = calibrate_on_first_batches(self.student, x, batch_size=batch_size)
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        try:
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        except tf.errors.InvalidArgumentError as error:
+            if problem := label_outside(error):
+                raise DataError(problem) from None
+            raise
 
     def evaluate(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
         """Evaluates the student, as `tf_keras.Model.evaluate`: its hard-label loss and metrics."""
@@ -220,13 +243,16 @@ class Distiller(keras.Model):
             UnsupportedModelError: A quantization-aware student into a .keras file, which Keras
                 writes without complaint and cannot load again.
         """
+        self._check_format(filepath)
+        self.student.save(filepath, *args, **kwargs)
+
+    def _check_format(self, filepath: Any) -> None:
         if str(filepath).endswith(".keras") and hasattr(self.student, "quantization"):
             raise UnsupportedModelError(
                 f"A quantization-aware student cannot be loaded from a .keras file ({filepath}). "
                 "Save it as .h5 or a SavedModel folder, or its weights alone (save_weights, "
                 "save_weights_only=True)."
             )
-        self.student.save(filepath, *args, **kwargs)
 
     def _terms(
         self, y: Any, outputs: tf.Tensor, teacher_logits: tf.Tensor

@@ -64,8 +64,8 @@ def evaluate(
 
     Raises:
         ConfigurationError: An unknown `outputs`, or a k below 1.
-        DataError: No samples, labels out of range, samples that do not fit the model's inputs,
-            or outputs that are not finite.
+        DataError: No samples, labels out of range, samples that do not fit the model's inputs
+            or are scaled otherwise than a file's, or outputs that are not finite.
         ShapeMismatchError: Outputs that are no score a class, or another number of `labels`.
     """
     choose(outputs, ("auto", "logits", "probabilities"), what="kind of outputs")
@@ -76,6 +76,8 @@ def evaluate(
         )
     x, y = collect(data)
     model = as_model(model)
+    if isinstance(model, LiteModel) and (problem := model.other_scaling(x)):
+        raise DataError(problem)
     given = predict(model, x, workers=workers, batch_size=batch_size, progress=progress)
     given = checked_outputs(given, len(y))
     step = output_step(model)

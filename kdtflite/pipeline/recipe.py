@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdtflite.errors import ConfigurationError, choose
 
@@ -42,6 +42,24 @@ class DataRecipe(_Strict):
         description="file or folder that holds a named data set; 'auto' "
         "downloads it where it is not embedded",
     )
+    image_size: int | list[int] | None = Field(
+        None,
+        description="height and width, or one number for both, that the images of a folder are "
+        "resized to; by default the size that all of them have",
+    )
+    channels: Literal[1, 3] = Field(
+        3, description="of the images of a folder: 3 for RGB, 1 for grey"
+    )
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _one_or_two_sizes(cls, value: Any) -> Any:
+        sizes = value if isinstance(value, list) else [value, value]
+        if value is not None and (
+            len(sizes) != 2 or any(type(n) is not int or n < 1 for n in sizes)
+        ):
+            raise ValueError("expected pixels, one whole number from 1 up or [height, width]")
+        return value
 
 
 class AugmentationRecipe(_Strict):

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from kdtflite.data.sources import is_path
 from kdtflite.errors import (
     ConfigurationError,
     DataError,
@@ -26,6 +27,7 @@ from kdtflite.errors import (
 from kdtflite.evaluation.machine import describe_machine
 from kdtflite.files import sha256, write_json, write_text
 from kdtflite.litemodel import LiteModel
+from kdtflite.models.model_files import open_model_file
 from kdtflite.pipeline.recipe import Recipe, load_recipe
 from kdtflite.progress import logged_to, say
 from kdtflite.reporting.schema import REPORT_VERSION
@@ -111,6 +113,14 @@ def _resolve(recipe: Recipe, data_path: str | None, seed: int | None) -> Recipe:
         values["data"]["path"] = data_path
     if seed is not None:
         values["seed"] = seed
+    # Absolute, so that the run's own recipe.yaml works from any folder.
+    data, teacher = values["data"], values["teacher"]
+    if data["path"] != "auto":
+        data["path"] = os.path.abspath(data["path"])
+    if is_path(data["name"]):
+        data["name"] = os.path.abspath(data["name"])
+    if teacher["load"] is not None:
+        teacher["load"] = os.path.abspath(teacher["load"])
     return load_recipe(values)
 
 
@@ -174,6 +184,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _work(recipe: Recipe, folder: Path) -> None:
+    teacher = recipe.teacher.load
+    if teacher is not None and not (folder / "teacher" / "done.json").is_file():
+        open_model_file(teacher)  # refused now rather than after the data are loaded
+
     import tensorflow as tf
     import tf_keras as keras
 
@@ -264,7 +278,8 @@ def _report(
     measured = results["measurements"]
     trainings = ("teacher", "hard_labels", "distilled", "distilled_qat")
     source = recipe.data.path
-    command = f"kdtflite run {shlex.quote(str(folder / 'recipe.yaml'))}"
+    root = folder.absolute()
+    command = f"kdtflite run {shlex.quote(str(root / 'recipe.yaml'))}"
     kept = ("teacher", "hard_labels", "distilled", "distilled_qat", "files")
     artefacts = [_artefact(path, folder) for stage in kept for path in _artefacts(folder / stage)]
     digests = {artefact["file"]: artefact["sha256"] for artefact in artefacts}
@@ -289,7 +304,7 @@ def _report(
         "proof": results["files"]["proofs"]["distilled_int8"],
         "quantization": results["distilled_qat"]["quantization"],
         "reproduce": {
-            "command": f"{command} --output {shlex.quote(str(folder))}-again"
+            "command": f"{command} --output {shlex.quote(f'{root}-again')}"
             + ("" if source == "auto" else f" --data {shlex.quote(source)}"),
             "artefacts": artefacts,
         },

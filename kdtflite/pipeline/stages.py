@@ -15,11 +15,11 @@ import tf_keras as keras
 from kdtflite.conversion.convert import convert
 from kdtflite.conversion.integer_proof import prove_fully_integer
 from kdtflite.data.batches import steps_an_epoch
-from kdtflite.data.sources import load
+from kdtflite.data.sources import is_path, load
 from kdtflite.data.splits import Dataset
 from kdtflite.distillation.distiller import Distiller
 from kdtflite.distillation.losses import SoftTargets
-from kdtflite.errors import ShapeMismatchError
+from kdtflite.errors import ConfigurationError, ShapeMismatchError
 from kdtflite.files import staged
 from kdtflite.litemodel import LiteModel
 from kdtflite.models.builders import build_model
@@ -45,7 +45,18 @@ class Run:
     @functools.cached_property
     def dataset(self) -> Dataset:
         """The data set, the same in every process for the same recipe."""
-        return load(self.recipe.data.name, path=self.recipe.data.path, seed=self.recipe.seed)
+        data = self.recipe.data
+        options: dict[str, Any] = {}
+        if is_path(data.name) and Path(data.name).is_dir():
+            size = data.image_size
+            options["image_size"] = tuple(size) if isinstance(size, list) else size
+            options["channels"] = data.channels
+        elif data.image_size is not None:
+            raise ConfigurationError(
+                f"`data.image_size` is for a folder of images. Received: {data.name}. Leave it "
+                "out: other data have their size."
+            )
+        return load(data.name, path=data.path, seed=self.recipe.seed, **options)
 
     def model(self, stage: str) -> keras.Model:
         """The Keras model that a stage kept."""

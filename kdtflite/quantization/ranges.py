@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.errors import DataError
@@ -95,7 +96,9 @@ def calibrate_ranges(model: keras.Model, batches: Iterable[Any]) -> int:
 
 def _pass_on(quantizer: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
     del quantizer, training, weights, kwargs
-    return inputs
+    # A tensor: the wrapper sets what comes back as the layer's kernel, and Keras would count a
+    # variable set there among the layer's own weights, in saved files too.
+    return tf.convert_to_tensor(inputs)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ _COLUMNS = ("accuracy", "parameters", "bytes", "p50")
 def render_table(report: Mapping[str, Any]) -> Table:
     """Returns the comparison of the report's models as a table for `rich.print`.
 
-    The file to ship is marked with a star, the best value of each column is bold and green.
+    The file to ship is marked with a star and the best value of each column with a tick, bold
+    and green where there is colour.
 
     Args:
         report: As `schema.Report` describes it.
@@ -36,7 +37,11 @@ def render_table(report: Mapping[str, Any]) -> Table:
     comparison = compare(report)
     # Text, because a name such as "[red]" in a str would be taken for markup.
     table = Table(
-        title=Text(str(report["name"])), box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left"
+        title=Text(str(report["name"])),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,  # its two blanks are what a name needs
+        title_justify="left",
     )
     table.add_column("Model", overflow="fold")
     if comparison is None:
@@ -48,16 +53,24 @@ def render_table(report: Mapping[str, Any]) -> Table:
         table.add_column(column.title, justify="right", no_wrap=True)
     for row in comparison.rows:
         name = Text("★ " if row.shipped else "  ", style="bold" if row.shipped else "")
-        name.append(row.label)
+        name.append(_short(row.label))
         table.add_row(name, *(_cell(row.cells[place]) for place, _ in shown))
     if any(row.shipped for row in comparison.rows):
-        table.caption = "★ the file to ship; green: the best of its column"
+        table.caption = "★ the file to ship; ✓ the best of its column"
         table.caption_justify = "left"
     return table
 
 
+def _short(label: str) -> str:
+    """Returns a model's label without what all students share, to stay on one line."""
+    short = label.removeprefix("Student, ")
+    return short[:1].upper() + short[1:]
+
+
 def _cell(cell: Cell) -> Text:
-    text = Text(cell.text, style="bold green" if cell.best else "")
+    text = Text(
+        f"✓ {cell.text}" if cell.best else cell.text, style="bold green" if cell.best else ""
+    )
     if cell.note:
         text.append(f"\n{cell.note}", style="dim")
     return text

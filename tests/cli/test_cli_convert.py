@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdtflite.litemodel import LiteModel
@@ -83,3 +84,63 @@ def test_options_that_do_not_fit_are_named(invoke, workshop, tmp_path, options, 
     assert result.exit_code == 2
     assert result.stderr.startswith(f"Error: {message}")
     assert list(tmp_path.iterdir()) == []
+
+
+def _model_of_bytes(first):
+    """A model that tells by its own scaling which of four pixels is the lightest."""
+    import tf_keras as keras
+
+    scores = keras.layers.Dense(4, kernel_initializer="identity")
+    return keras.Sequential(
+        [
+            keras.Input((2, 2, 1)),
+            keras.Sequential([keras.layers.RandomFlip(), first], name="preprocessing"),
+            keras.layers.Flatten(),
+            # Sharp about the middle: bytes scaled twice all look black.
+            keras.layers.Dense(4, "relu", kernel_initializer=keras.initializers.Identity(4.0)),
+            scores,
+        ]
+    )
+
+
+@pytest.mark.parametrize("kind", ["Rescaling", "Normalization"])
+def test_a_model_that_scales_bytes_itself_gets_them_as_they_are(
+    invoke, workshop, tmp_path, capsys, kind
+):
+    import tf_keras as keras
+
+    with np.load(workshop / "bytes.npz") as data:
+        x, y = data["x"][..., np.newaxis].astype(np.float32), data["y"]
+    first = keras.layers.Rescaling(1 / 255) if kind == "Rescaling" else keras.layers.Normalization()
+    if kind == "Normalization":
+        first.adapt(x)
+    model = _model_of_bytes(first)
+    model.save(tmp_path / "model.keras")
+    accuracy = float((model.predict(x, verbose=0).argmax(1) == y).mean())
+    assert accuracy == 1.0
+    output, bytes_file = tmp_path / "model.tflite", workshop / "bytes.npz"
+    converted = invoke(
+        "convert", tmp_path / "model.keras", "--representative", bytes_file, "-o", output
+    )
+    assert converted.exit_code == 0, converted.stderr
+    assert f"unscaled, as layer {first.name!r} of the model scales" in converted.stderr
+    assert LiteModel.load(output).inputs[0].scale == pytest.approx(1.0, rel=0.02)
+    # The file itself tells that bytes scaled to 0..1 are wrong for it, and what is right.
+    refused = invoke("evaluate", output, "--data", bytes_file)
+    assert refused.exit_code == 2
+    assert "for example --input-range 0 255" in refused.stderr
+    done = invoke("evaluate", output, "--data", bytes_file, "--input-range", 0, 255, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["accuracy"] == accuracy
+
+
+def test_a_first_layer_for_values_from_0_to_1_changes_nothing(invoke, workshop, tmp_path):
+    import tf_keras as keras
+
+    _model_of_bytes(keras.layers.Rescaling(2.0, -1.0)).save(tmp_path / "model.keras")
+    output = tmp_path / "model.tflite"
+    data = workshop / "bytes.npz"
+    done = invoke("convert", tmp_path / "model.keras", "--representative", data, "-o", output)
+    assert done.exit_code == 0, done.stderr
+    assert "scaled from 0..255 to 0..1" in done.stderr
+    assert LiteModel.load(output).inputs[0].scale == pytest.approx(1 / 255, rel=0.02)

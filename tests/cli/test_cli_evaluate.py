@@ -36,7 +36,11 @@ def test_an_image_folder_is_read_in_the_size_of_the_model(invoke, workshop, tmp_
         "evaluate", workshop / "model.tflite", "--data", tmp_path, "--plot", picture, "--workers", 2
     )
     assert result.exit_code == 0, result.stderr
-    assert "accuracy 100.00% on 4 samples" in result.stdout
+    size = (workshop / "model.tflite").stat().st_size
+    assert result.stdout.startswith(
+        f"{workshop / 'model.tflite'} ({size:,} bytes, LiteRT, default kernels): "
+        "accuracy 100.00% on 4 samples"
+    )
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 RECIPE = Path(__file__).resolve().parents[1] / "tiny.yaml"
@@ -20,6 +21,8 @@ def test_run_prints_the_table_and_goes_on_where_it_stopped(invoke, tmp_path):
     assert again.stdout == first.stdout
     assert "is finished already" in again.stderr
     assert (folder / "student.tflite").stat().st_mtime_ns == written
+    as_json = invoke("run", RECIPE, "--output", folder, "--seed", 3, "--json")
+    assert json.loads(as_json.stdout) == json.loads((folder / "report.json").read_text())
     other = invoke("run", RECIPE, "--output", folder, "--seed", 4)
     assert other.exit_code == 2
     assert "holds a run of another recipe" in other.stderr

@@ -160,3 +160,28 @@ def test_bytes_for_a_float_model_and_few_samples_are_remarked_on(capsys):
 def test_open_sizes_take_any():
     inputs = [InputSpec("image", (None, 2))]
     assert representative(X, inputs).samples["image"].shape == (40, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "fits"),
+    [
+        (-1.0, 1.0, False),  # another scaling, though only twice as wide
+        (0.0, 1.6, False),
+        (-0.2, 1.2, True),
+        (0.4, 0.6, True),
+    ],
+)
+def test_data_beside_the_trained_range_are_refused_though_not_much_wider(low, high, fits):
+    inputs = [InputSpec("image", (3, 2), "float32", (0.0, 1.0))]
+    data = np.random.default_rng(0).uniform(low, high, (400, 3, 2))
+    if fits:
+        assert len(representative(data, inputs)) == 400
+        return
+    with pytest.raises(DataError, match=r"from 0 to 1\. Received values from"):
+        representative(data, inputs)
+
+
+def test_a_few_outliers_are_no_other_scaling():
+    data = np.random.default_rng(0).uniform(0, 1, (400, 3, 2))
+    data[:2, 0, 0] = (-1.5, 2.4)  # 2 of 2400 values
+    assert len(representative(data, [InputSpec("image", (3, 2), "float32", (0.0, 1.0))])) == 400

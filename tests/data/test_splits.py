@@ -86,7 +86,7 @@ def test_labels_of_every_usual_kind_become_indices(capfd):
         ([np.nan, 1.0], "nan at sample 0"),
         ([[0.2, 0.8], [1, 0]], "argmax of soft labels"),
         ([[1, 1], [1, 0]], "single 1"),
-        (["cat", "dog"], "Number the classes"),
+        (["cat", "dog"], "`class_names` in a data set or .npz file, `labels` for evaluate"),
         (np.zeros((2, 2, 2)), "whole samples"),
     ],
 )

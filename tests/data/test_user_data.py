@@ -165,8 +165,27 @@ def test_folders_that_cannot_be_used_say_why(tmp_path):
         load_image_folder(tmp_path, 4, 2)
     with pytest.raises(ConfigurationError, match="height, width"):
         load_image_folder(tmp_path, (4, 0))
-    with pytest.raises(ConfigurationError, match="image_size=\\(height, width\\)"):
+    with pytest.raises(DataError, match=r"broken\.jpg cannot be read"):
         load_user_dataset(tmp_path)
+    (tmp_path / "a" / "broken.jpg").unlink()
+    with pytest.raises(DataError, match=r"Received: none\."):
+        load_user_dataset(tmp_path)
+
+
+def test_without_a_size_the_images_keep_the_one_they_share(tmp_path):
+    for number in range(10):
+        _photo(tmp_path / "a" / f"{number}.png", (number, 0, 0))
+        _photo(tmp_path / "b" / f"{number}.png", (0, number, 0))
+    lying = Image.Exif()
+    lying[0x0112] = 6  # stored as 6 × 10, shown as 10 × 6
+    _photo(tmp_path / "b" / "phone.jpg", (0, 0, 0), size=(6, 10), exif=lying)
+    assert load_user_dataset(tmp_path, quiet=True).sample_shape == (6, 10, 3)
+    _photo(tmp_path / "b" / "small.png", (0, 0, 0), size=(5, 6))
+    said = (
+        r"a/0\.png is \(6, 10\) .*, b/small\.png is \(6, 5\).*`data\.image_size: \[height, width\]`"
+    )
+    with pytest.raises(ConfigurationError, match=said):
+        load_user_dataset(tmp_path, quiet=True)
 
 
 def test_split_folders_are_honoured(tmp_path):

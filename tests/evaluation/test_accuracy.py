@@ -256,3 +256,10 @@ def test_the_reference_models_reach_their_measured_accuracy(shared_data, file, e
     # An int8 softmax has 256 levels: some images tie for the top class.
     assert (result.ties > 0) == (file != "pretrainedResnet")
     assert result.accuracy_if_ties_lost <= result.accuracy <= result.accuracy_if_ties_won
+
+
+def test_samples_of_another_scaling_are_refused_for_a_file(int8_file, samples):
+    y = np.arange(64) % 4
+    with pytest.raises(DataError, match=r"Received: values from .* to 25\d"):
+        evaluate(int8_file, (samples * 255, y), progress=False)
+    evaluate(int8_file, (samples, y), progress=False)

@@ -101,3 +101,17 @@ def test_a_recipe_survives_yaml():
     recipe = load_recipe(values())
     again = yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json")))
     assert Recipe.model_validate(again) == recipe
+
+
+@pytest.mark.parametrize("size", [None, 32, [24, 32]])
+def test_images_of_a_folder_have_one_size_for_both_sides_or_two(size):
+    data = {"name": "./images", "image_size": size, "channels": 1}
+    assert load_recipe({**values(), "data": data}).data.image_size == size
+
+
+@pytest.mark.parametrize("size", [0, [32], [32, 0], [1, 2, 3], "big", True])
+def test_a_size_that_no_image_has_is_refused(size):
+    recipe = values()
+    recipe["data"]["image_size"] = size
+    with pytest.raises(ConfigurationError, match=r"data\.image_size: expected pixels, one whole"):
+        load_recipe(recipe)

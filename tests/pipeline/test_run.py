@@ -5,10 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from sklearn.datasets import load_digits
 
 import kdtflite
-from kdtflite.errors import ConfigurationError, DataError, OutputExistsError, ShapeMismatchError
+from kdtflite.errors import (
+    ConfigurationError,
+    DataError,
+    ModelFileError,
+    OutputExistsError,
+    ShapeMismatchError,
+)
 from kdtflite.evaluation.accuracy import evaluate
 from kdtflite.files import sha256
 from kdtflite.pipeline.run import run
@@ -154,3 +161,63 @@ def test_a_loaded_teacher_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ShapeMismatchError, match=r"Expected 10 classes\. Received: 9"):
         run(recipe, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_is_not_there_is_refused_before_the_data_are_read(tmp_path):
+    recipe = yaml.safe_load(TINY.read_text())
+    recipe["teacher"] = {"load": "nope.keras"}
+    recipe["data"] = {"name": "nothing.npz"}
+    with pytest.raises(ModelFileError, match=r"There is no file or folder .*nope\.keras"):
+        run(recipe, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_size_is_refused_for_data_that_have_their_own(tmp_path):
+    recipe = yaml.safe_load(TINY.read_text())
+    recipe["data"] = {"name": "digits", "image_size": 16}
+    with pytest.raises(ConfigurationError, match=r"`data\.image_size` is for a folder of images"):
+        run(recipe, output=tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def of_images(tmp_path_factory):
+    """A run of a folder of RGB images, named by a relative path."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for label, colour in (("red", (200, 60, 30)), ("blue", (30, 60, 200))):
+        (folder / "imgs" / label).mkdir(parents=True)
+        for number in range(40):
+            pixels = np.clip(np.array(colour) + random.integers(-30, 30, (16, 16, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(
+                folder / "imgs" / label / f"{number:02}.png"
+            )
+    recipe = yaml.safe_load(TINY.read_text())
+    recipe["data"] = {"name": "./imgs"}
+    for training in (recipe["teacher"]["training"], recipe["distillation"], recipe["quantization"]):
+        training.update(epochs=1, batch_size=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, recipe, run(recipe, output="run")
+
+
+def test_a_folder_of_images_is_enough_for_a_report(of_images):
+    folder, _, _ = of_images
+    report = json.loads((folder / "run" / "report.json").read_text())
+    assert (folder / "run" / "report.html").is_file()
+    assert report["dataset"]["sample_shape"] == [16, 16, 3]
+    assert report["dataset"]["class_names"] == ["blue", "red"]
+    sample = report["samples"][0]
+    red, _, blue = np.array(sample["image"]).reshape(-1, 3).mean(axis=0)
+    assert (red > blue) == (sample["label"] == 1)
+
+
+def test_the_command_of_a_report_works_from_any_folder(of_images, monkeypatch):
+    folder, recipe, result = of_images
+    assert yaml.safe_load((folder / "run" / "recipe.yaml").read_text())["data"]["name"] == str(
+        folder / "imgs"
+    )
+    command = result.report["reproduce"]["command"]
+    assert command == f"kdtflite run {folder}/run/recipe.yaml --output {folder}/run-again"
+    # Begun with the relative path and asked for with it again, it is the same run.
+    monkeypatch.chdir(folder)
+    assert run(recipe, output="run").report == result.report

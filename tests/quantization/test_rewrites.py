@@ -61,9 +61,9 @@ def test_a_rewrite_that_changes_the_model_is_refused(monkeypatch):
     # TFMOT's own matching, as it is without our correction.
     monkeypatch.setattr(configs, "_match_in_order", configs._match)
     keras.utils.set_random_seed(1)
-    with pytest.raises(UnsupportedModelError, match="changed what .* computes"):
+    with pytest.raises(UnsupportedModelError, match=r"changed what .* computes"):
         kdtflite.quantize_aware(concatenated(fused, plain), X)
-    with pytest.raises(UnsupportedModelError, match="changed what .* computes"):
+    with pytest.raises(UnsupportedModelError, match=r"changed what .* computes"):
         kdtflite.quantize_aware(concatenated(fused, plain))
 
 

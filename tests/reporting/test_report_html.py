@@ -243,3 +243,11 @@ def test_importing_the_package_loads_neither_matplotlib_nor_tensorflow():
         "sys.exit(bool({'matplotlib', 'tensorflow', 'jinja2', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_the_head_names_the_copy_at_the_top_of_a_run_and_no_licence_unless_stated(render, report):
+    report["models"][4]["file"] = "files/distilled_int8.tflite"
+    report["dataset"]["licence"] = "not stated"
+    head = render(report).text.split("Models side")[0]
+    assert "student.tflite" in head
+    assert "not stated" not in head

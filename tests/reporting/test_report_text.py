@@ -44,3 +44,17 @@ def test_missing_numbers_are_dashes_and_no_models_give_an_empty_table():
 def test_what_is_no_report_is_refused(report):
     with pytest.raises(DataError, match="report"):
         render_table(report)
+
+
+def test_the_best_is_marked_without_colour_and_names_stay_on_one_line():
+    report = example_report()
+    names = ["hard labels (float)", "distilled (float)", "hard labels, PTQ int8"]
+    for model, name in zip(report["models"][1:], [*names, "distilled QAT int8"], strict=True):
+        model["label"] = f"Student, {name}"
+    text = printed(report)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "✓ 11.2 kB" in text
+    assert "✓ the best of its column" in text
+    assert "green" not in text
+    for name in (*names, "distilled QAT int8"):
+        assert f" {name[0].upper()}{name[1:]} " in text

@@ -63,11 +63,21 @@ class HardLabels:
 
     def reads_logits(self) -> bool | None:
         """Whether the loss takes logits; None where it does not say (most are not about it)."""
-        function = getattr(self.loss, "fn", self.loss)
-        if getattr(function, "__name__", "") not in _CROSS_ENTROPIES:
+        if self.function not in _CROSS_ENTROPIES:
             return None
-        arguments = getattr(self.loss, "_fn_kwargs", {})
-        return bool(arguments.get("from_logits", False))
+        return bool(self.arguments.get("from_logits", False))
+
+    @property
+    def function(self) -> str:
+        """Name of Keras' own function that computes the loss; "" for a user's own."""
+        function = getattr(self.loss, "fn", self.loss)
+        ours = getattr(function, "__module__", "").startswith("tf_keras.")
+        return getattr(function, "__name__", "") if ours else ""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What that function was given, as ignore_class; empty where it is Keras' default."""
+        return dict(getattr(self.loss, "_fn_kwargs", {}))
 
 
 _CROSS_ENTROPIES = (
