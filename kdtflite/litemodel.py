@@ -12,20 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdtflite.errors import ConfigurationError, DataError, ModelFileError, one_line
+from kdtflite.errors import ConfigurationError, ModelFileError, one_line
 from kdtflite.files import write_bytes
 from kdtflite.flatbuffer import FileTensor, Operator, read_graph
+from kdtflite.input_checks import fitted, scaling_problems
 from kdtflite.interpreters import Runner, allocated, open_interpreter
 from kdtflite.progress import say
 
 __all__ = ["LiteModel", "TensorSpec", "dequantize", "quantize"]
 
 Array = NDArray[Any]
-
-# Of the values other than 0, the share that may lie outside an input's range before the samples
-# are of another scaling; and how many samples are looked at, evenly spread.
-_SATURATED = 0.25
-_LOOKED_AT = 512
 
 
 def quantize(x: ArrayLike, scale: float, zero_point: int, dtype: str) -> Array:
@@ -263,8 +259,8 @@ class LiteModel:
             raise ConfigurationError(f"Expected workers from 1 up, or None. Received: {workers}.")
         if batch_size < 1:
             raise ConfigurationError(f"Expected batch_size from 1 up. Received: {batch_size}.")
-        samples = self._fit(x)
-        for problem in self._other_scaling(samples):
+        samples = fitted(self.inputs, x)
+        for problem in scaling_problems(self.inputs, samples):
             if problem not in self._said:
                 self._said.add(problem)
                 say(problem)
@@ -295,45 +291,11 @@ class LiteModel:
         Raises:
             DataError: `x` does not fit the file's inputs, or holds NaN.
         """
-        return next(iter(self._other_scaling(self._fit(x))), None)
+        return next(iter(scaling_problems(self.inputs, fitted(self.inputs, x))), None)
 
     @functools.cached_property
     def _said(self) -> set[str]:
         return set()
-
-    def _other_scaling(self, samples: Mapping[str, Array]) -> list[str]:
-        found = (_saturation(spec, samples[spec.name]) for spec in self.inputs)
-        return [problem for problem in found if problem is not None]
-
-    def _fit(self, x: ArrayLike | Mapping[str, ArrayLike]) -> dict[str, Array]:
-        """Returns the samples by input name, or says what does not fit."""
-        names = [spec.name for spec in self.inputs]
-        if not isinstance(x, Mapping):
-            if len(names) > 1:
-                raise DataError(
-                    f"This file has {len(names)} inputs. Expected a dict with the keys "
-                    f"{', '.join(names)}. Received: one {type(x).__name__}."
-                )
-            x = {names[0]: x}
-        if set(x) != set(names):
-            raise DataError(
-                f"Expected inputs named {', '.join(names)}. Received: "
-                f"{', '.join(map(str, x)) or 'none'}."
-            )
-        for name, value in x.items():
-            if hasattr(value, "element_spec"):
-                raise DataError(
-                    f"Expected an array of samples for input {name}. Received: a tf.data.Dataset. "
-                    "Pass arrays, for example np.concatenate(list(dataset.as_numpy_iterator())) "
-                    "of a dataset of batches of samples."
-                )
-        samples = {name: np.asarray(value) for name, value in x.items()}
-        for spec in self.inputs:
-            _check_samples(spec, samples[spec.name])
-        if len({len(value) for value in samples.values()}) > 1:
-            lengths = ", ".join(f"{name} {len(value)}" for name, value in samples.items())
-            raise DataError(f"Expected as many samples for every input. Received: {lengths}.")
-        return samples
 
     def summary(self) -> str:
         """Returns the file's size, inputs, outputs, operators and tensor dtypes as text."""
@@ -358,60 +320,6 @@ class LiteModel:
         lines.append("operators: " + ", ".join(f"{n} × {c}" for n, c in sorted(operators.items())))
         lines.append("tensors: " + ", ".join(f"{n} × {c}" for n, c in sorted(dtypes.items())))
         return "\n".join(lines)
-
-
-def _check_samples(spec: TensorSpec, value: Array) -> None:
-    wanted = spec.shape_signature[1:]
-    if value.ndim == 0 or not _same_shape(wanted, value.shape[1:]):
-        single = _same_shape(wanted, value.shape)
-        raise DataError(
-            f"Expected shape (samples{''.join(f', {size}' for size in wanted)}) for input "
-            f"{spec.name}. Received: {value.shape}. "
-            + (
-                "A single sample needs a leading axis: x[None]."
-                if single
-                else "Shape the samples as the file takes them, with the samples first."
-            )
-        )
-    if len(value) == 0:
-        raise DataError(f"Expected at least one sample for input {spec.name}. Received: none.")
-    if value.dtype.kind not in "biuf":
-        raise DataError(f"Expected numbers for input {spec.name}. Received: {value.dtype}.")
-    if np.issubdtype(value.dtype, np.floating) and np.isnan(value).any():
-        where = np.unique(np.nonzero(np.isnan(value))[0])
-        raise DataError(
-            f"Expected no NaN in input {spec.name}. Received NaN in {len(where)} samples, "
-            f"the first at {where[0]}. Clean the data first."
-        )
-
-
-def _same_shape(wanted: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    return len(wanted) == len(shape) and all(
-        want in (-1, got) for want, got in zip(wanted, shape, strict=True)
-    )
-
-
-def _saturation(spec: TensorSpec, value: Array) -> str | None:
-    limits = spec.range
-    if limits is None or spec.scale is None or str(value.dtype) == spec.dtype:
-        return None
-    if len(value) > _LOOKED_AT:
-        value = value[np.linspace(0, len(value) - 1, _LOOKED_AT).astype(int)]
-    (low, high), step = limits, spec.scale
-    least, most = float(value.min()), float(value.max())
-    if least >= low - step and most <= high + step:
-        return None
-    # Zeros tell nothing: 0 is 0 on every scale, and most of a drawing may be empty.
-    outside = np.count_nonzero(
-        (value < np.float64(low - step)) | (value > np.float64(high + step))
-    ) / np.count_nonzero(value)
-    if outside <= _SATURATED:
-        return None
-    return (
-        f"Expected samples scaled as in training: input {spec.name} of the file holds values from "
-        f"{low:.4g} to {high:.4g}. Received: values from {least:.4g} to {most:.4g}; {outside:.0%} "
-        "of those other than 0 saturate. Apply the same preprocessing as in training."
-    )
 
 
 def _specs(details: list[dict[str, Any]], names: Mapping[str, int]) -> tuple[TensorSpec, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from kdtflite.errors import UnsupportedModelError
+from kdtflite.evaluation.loops import refuse_loop
 from kdtflite.evaluation.models import invoked_on_zeros
 from kdtflite.flatbuffer import Operator
 from kdtflite.litemodel import LiteModel
@@ -31,8 +32,6 @@ def file_macs(model: LiteModel) -> int:
 
 def _of_operator(operator: Operator, shapes: dict[int, Shape]) -> int:
     if operator.name in _LOOPS:
-        from kdtflite.evaluation.footprint import refuse_loop
-
         raise refuse_loop(f"the operator {operator.name} (number {operator.index})")
     if operator.name in _RECURRENT:
         raise UnsupportedModelError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from kdtflite.errors import UnsupportedModelError
 from kdtflite.evaluation.models import as_model
 from kdtflite.litemodel import LiteModel
 
@@ -98,12 +97,4 @@ def _stored_elements(model: LiteModel) -> int:
         for tensor in model.tensors
         if tensor.is_constant
         and (tensor.dtype not in _INTEGERS or (tensor.subgraph, tensor.index) in biases)
-    )
-
-
-def refuse_loop(what: str) -> UnsupportedModelError:
-    """Returns the error for a model whose rounds cannot be counted."""
-    return UnsupportedModelError(
-        f"Expected a model without loops to count multiply-accumulates. Received: {what}. "
-        "Build recurrent layers with unroll=True."
     )

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from kdtflite.errors import UnsupportedModelError
+from kdtflite.evaluation.loops import refuse_loop
 
 __all__ = ["einsum_macs", "graph_macs"]
 
@@ -52,8 +53,6 @@ def graph_macs(model: Any) -> int:
 def _operations(graph: Any, functions: dict[str, Any]) -> Iterator[Any]:
     for operation in graph.get_operations():
         if operation.type in _LOOPS:
-            from kdtflite.evaluation.footprint import refuse_loop
-
             raise refuse_loop(f"the operation {operation.name} ({operation.type})")
         if operation.type in _CALLS:
             called = functions[operation.get_attr("f").name]
