@@ -47,4 +47,5 @@ def command(
         return
     console = Console()
     console.print(render_table(result.report))
+    console.print(f"File: {result.folder / 'student.tflite'}", highlight=False, soft_wrap=True)
     console.print(f"Report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)

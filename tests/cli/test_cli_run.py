@@ -13,6 +13,7 @@ def test_run_prints_the_table_and_goes_on_where_it_stopped(invoke, tmp_path):
     first = invoke("run", RECIPE, "--output", folder, "--seed", 3)
     assert first.exit_code == 0, first.stderr
     assert "★ the file to ship" in first.stdout
+    assert f"File: {folder / 'student.tflite'}\n" in first.stdout
     assert f"Report: {folder / 'report.html'}\n" in first.stdout
     assert (folder / "report.html").is_file()
     written = (folder / "student.tflite").stat().st_mtime_ns
