@@ -67,13 +67,8 @@ def expected_by(lite: LiteModel) -> dict[str, Expected]:
     """Returns what a .tflite file takes, by input name."""
     expected = {}
     for spec in lite.inputs:
-        limits = None
-        if spec.scale is not None and spec.zero_point is not None:
-            codes = np.iinfo(spec.dtype)
-            low, high = ((code - spec.zero_point) * spec.scale for code in (codes.min, codes.max))
-            limits = (low, high)
         shape = tuple(None if size < 0 else size for size in spec.shape_signature[1:])
-        expected[spec.name] = Expected(shape, spec.dtype, limits)
+        expected[spec.name] = Expected(shape, spec.dtype, spec.range)
     return expected
 
 

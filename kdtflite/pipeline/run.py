@@ -36,6 +36,12 @@ from kdtflite.runtime import versions
 __all__ = ["RunResult", "run"]
 
 _SHIPPED = "student.tflite"
+_ABOUT = "run.json"
+MADE = (
+    *("data", "teacher", "hard_labels", "distilled", "distilled_qat", "files", "measurements"),
+    *("recipe.yaml", "log.txt", ".lock", "report.json", "report.html", _SHIPPED, _ABOUT),
+)
+"""Everything in a run's folder, its stages first: all that starting over may remove."""
 # What a teacher that is being trained, or is there, leaves in its folder.
 _BEGUN = ("checkpoint", "done.json")
 
@@ -102,7 +108,7 @@ def run(
                 # Refused for its data or its teacher: nothing in it is worth going on from, and
                 # the mended recipe should not find it in its way.
                 if not any((folder / "teacher" / begun).exists() for begun in _BEGUN):
-                    shutil.rmtree(folder)
+                    _clear(folder)
                 raise
     return RunResult(folder, json.loads((folder / "report.json").read_text()))
 
@@ -130,13 +136,14 @@ def _open_folder(folder: Path, recipe: Recipe, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{folder} is a file. Expected a folder for the run.")
     if folder.is_dir() and any(folder.iterdir()):
-        if not stored.is_file():
+        # Not told by recipe.yaml: users keep files of that name, beside their data.
+        if not (folder / _ABOUT).is_file():
             raise OutputExistsError(
                 f"{folder} is not empty and holds no run. Choose another folder with --output."
             )
         if force:
-            shutil.rmtree(folder)
-        else:
+            _clear(folder)
+        elif stored.is_file():  # unless killed between its first two files
             before = yaml.safe_load(stored.read_text())
             if before != recipe.model_dump(mode="json"):
                 raise OutputExistsError(
@@ -145,14 +152,26 @@ def _open_folder(folder: Path, recipe: Recipe, force: bool) -> None:
                     "Pass --force to start it over, or another folder with --output."
                 )
             return
-    write_text(stored, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     about = {
         "seed": recipe.seed,
         "versions": versions(),
         "machine": describe_machine(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(folder / "run.json", about, overwrite=True)
+    write_json(folder / _ABOUT, about, overwrite=True)  # first: it says that this is a run
+    write_text(stored, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a run made, and the folder if that was all there was in it."""
+    for name in MADE:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else's files are in it
+        folder.rmdir()
 
 
 def _difference(before: Any, now: Any, path: str = "") -> str:
@@ -195,7 +214,7 @@ def _work(recipe: Recipe, folder: Path) -> None:
     from kdtflite.reporting import write_html
 
     tf.config.experimental.enable_op_determinism()
-    about = json.loads((folder / "run.json").read_text())
+    about = json.loads((folder / _ABOUT).read_text())
     if about["versions"] != versions():
         say("The versions differ from those the run began with; its files may come out different.")
     current = Run(recipe, folder, {})

@@ -25,7 +25,7 @@ from kdtflite.litemodel import LiteModel
 from kdtflite.models.builders import build_model
 from kdtflite.models.inspect import number_of_classes
 from kdtflite.models.load import load_model
-from kdtflite.pipeline.measure import measure
+from kdtflite.pipeline.measure import LABELS, measure
 from kdtflite.pipeline.recipe import DistillationRecipe, Recipe, TrainingRecipe
 from kdtflite.pipeline.training import adam, fit_resumably
 from kdtflite.progress import say
@@ -161,10 +161,7 @@ def _files(run: Run) -> dict[str, Any]:
 
 
 def _measurements(run: Run) -> dict[str, Any]:
-    files = {
-        key: LiteModel.load(run.folder / "files" / f"{key}.tflite")
-        for key in ("teacher", "hard_labels", "distilled", "ptq_int8", "distilled_int8")
-    }
+    files = {key: LiteModel.load(run.folder / "files" / f"{key}.tflite") for key in LABELS}
     keras_models = {
         "teacher": run.model("teacher"),
         "hard_labels": run.model("hard_labels"),

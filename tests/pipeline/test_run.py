@@ -18,7 +18,7 @@ from kdtflite.errors import (
 )
 from kdtflite.evaluation.accuracy import evaluate
 from kdtflite.files import sha256
-from kdtflite.pipeline.run import run
+from kdtflite.pipeline.run import MADE, run
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 KEYS = ["teacher", "hard_labels", "distilled", "ptq_int8", "distilled_int8"]
@@ -115,6 +115,43 @@ def test_a_folder_that_holds_something_else_is_never_touched(tmp_path):
     with pytest.raises(OutputExistsError, match="holds no run"):
         run(TINY, output=tmp_path, force=True)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_user_s_own_recipe_and_data_in_the_folder_are_never_removed(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(TINY.read_text())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.png").write_bytes(b"years of work")
+    before = sorted(tmp_path.rglob("*"))
+    for force in (False, True):
+        with pytest.raises(OutputExistsError, match="holds no run"):
+            run(tmp_path / "recipe.yaml", output=tmp_path, force=force)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_starting_over_removes_what_a_run_made_and_nothing_else(result, tmp_path):
+    from kdtflite.pipeline.stages import STAGES
+
+    assert {path.name for path in result.folder.iterdir()} == set(MADE)
+    assert MADE[: len(STAGES)] == tuple(stage.name for stage in STAGES)
+    folder = tmp_path / "copy"
+    shutil.copytree(result.folder, folder)
+    (folder / "notes.txt").write_text("mine")
+    refused = yaml.safe_load(TINY.read_text())
+    refused["teacher"] = {"load": str(tmp_path / "nowhere.keras")}
+    with pytest.raises(ModelFileError):
+        run(refused, output=folder, force=True)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_killed_between_its_first_two_files_begins_again(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    refused = yaml.safe_load(TINY.read_text())
+    refused["teacher"] = {"load": str(tmp_path / "nowhere.keras")}
+    with pytest.raises(ModelFileError):  # and not that the folder is in the way
+        run(refused, output=folder)
+    assert not folder.exists()
 
 
 def test_a_changed_artefact_is_made_again(result, tmp_path):
