@@ -4,6 +4,8 @@ from .conversion.convert import convert as convert
 from .conversion.integer_proof import IntegerProof as IntegerProof
 from .conversion.integer_proof import prove_fully_integer as prove_fully_integer
 from .distillation import losses as losses
+from .distillation import schedules as schedules
+from .distillation import teachers as teachers
 from .distillation.distiller import Distiller as Distiller
 from .errors import KdtfliteError as KdtfliteError
 from .errors import NotFullyIntegerError as NotFullyIntegerError

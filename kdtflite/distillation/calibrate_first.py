@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,13 +28,20 @@ class NeedsCalibration(Protocol):
         """Sets every activation range from batches of inputs."""
 
 
-def calibrate_on_first_batches(student: keras.Model, x: Any, *, batch_size: int | None) -> Any:
+def calibrate_on_first_batches(
+    student: keras.Model,
+    x: Any,
+    *,
+    batch_size: int | None,
+    inputs_of: Callable[[Any], Any] = lambda x: x,
+) -> Any:
     """Calibrates `student` on the first batches of `x` if its ranges were never set.
 
     Args:
         student: The student; one without fake quantization is left alone.
         x: What `fit` was given: arrays, a tf.data.Dataset, a Sequence or a generator.
         batch_size: Samples a batch, for arrays.
+        inputs_of: Turns a batch's samples into the student's inputs.
 
     Returns:
         `x`, whole: batches taken from a generator are put back.
@@ -50,7 +57,7 @@ def calibrate_on_first_batches(student: keras.Model, x: Any, *, batch_size: int 
         f"The student's activation ranges were not set: calibrating on the first {len(batches)} "
         "batches. Pass representative_data= to quantize_aware() to choose the samples."
     )
-    quantization.calibrate(batches)
+    quantization.calibrate([inputs_of(batch) for batch in batches])
     return x
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.distillation.losses.hard_labels import HardLabels
+from kdtflite.distillation.step import Taught
 from kdtflite.errors import DataError, ShapeMismatchError
 from kdtflite.models.inspect import number_of_classes
 
@@ -22,7 +23,12 @@ _DENSE = ("categorical_crossentropy", "categorical_focal_crossentropy")
 
 
 def check_first_batch(
-    student: keras.Model, hard_labels: HardLabels | None, x: Any, y: Any = None
+    student: keras.Model,
+    hard_labels: HardLabels | None,
+    x: Any,
+    y: Any = None,
+    *,
+    preprocessed: bool = False,
 ) -> Any:
     """Checks that the student takes the samples and the loss the labels.
 
@@ -35,6 +41,7 @@ def check_first_batch(
         hard_labels: The loss on the labels; one of the user's own is trusted with any labels.
         x: What `fit` was given.
         y: The same.
+        preprocessed: The student is given something made of `x`: the samples are not checked.
 
     Returns:
         `x`, whole: a batch taken from a generator is put back.
@@ -46,7 +53,8 @@ def check_first_batch(
     inputs, labels = x, y
     if isinstance(x, tf.data.Dataset):
         inputs, labels = _parts(x.element_spec)
-        _check_batched(student, inputs, labels)
+        if not preprocessed:
+            _check_batched(student, inputs, labels)
     elif isinstance(x, keras.utils.Sequence):
         inputs, labels = _parts(x[0]) if len(x) else (None, None)
     elif isinstance(x, Iterator):
@@ -55,9 +63,10 @@ def check_first_batch(
         inputs, labels = _parts(taken[0]) if taken else (None, None)
     if inputs is None or any(_shape(part) is None for part in tf.nest.flatten(inputs)):
         return x  # of another kind, which Keras knows, or refuses
-    _check_inputs(student, inputs)
+    if not preprocessed:
+        _check_inputs(student, inputs)
     if hard_labels is not None and hard_labels.function:
-        _check_labels(hard_labels, labels, number_of_classes(student))
+        _check_labels(hard_labels, labels, student)
     return x
 
 
@@ -71,7 +80,7 @@ def label_outside(error: Exception) -> str | None:
 
 def _parts(batch: Any) -> tuple[Any, Any]:
     inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    return inputs, labels
+    return inputs.inputs if isinstance(inputs, Taught) else inputs, labels
 
 
 def _check_batched(student: keras.Model, inputs: Any, labels: Any) -> None:
@@ -101,8 +110,10 @@ def _check_inputs(student: keras.Model, inputs: Any) -> None:
     )
 
 
-def _check_labels(hard_labels: HardLabels, labels: Any, classes: int) -> None:
+def _check_labels(hard_labels: HardLabels, labels: Any, student: keras.Model) -> None:
     name = hard_labels.function
+    classes = number_of_classes(student)
+    sequences = len(student.output_shape) > 2
     if labels is None:
         raise DataError(
             f"The loss {name} needs labels. Expected one a sample. Received: none. Pass y, or "
@@ -117,7 +128,7 @@ def _check_labels(hard_labels: HardLabels, labels: Any, classes: int) -> None:
             f"Expected labels as numbers. Received: {_dtype(labels)}. Number the classes, for "
             "example with np.unique(y, return_inverse=True)."
         )
-    if name == _SPARSE and len(shape) == 2 and (shape[1] or 1) > 1:
+    if name == _SPARSE and not sequences and len(shape) == 2 and (shape[1] or 1) > 1:
         raise DataError(
             f"The loss {name} takes class indices. Expected labels of shape (samples,). "
             f"Received: {shape}. Pass y.argmax(axis=1), or use CategoricalCrossentropy."

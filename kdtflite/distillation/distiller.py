@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,16 +11,18 @@ import tf_keras as keras
 
 from kdtflite.distillation.calibrate_first import calibrate_on_first_batches
 from kdtflite.distillation.check_first import check_first_batch, label_outside
+from kdtflite.distillation.check_models import check_loss, check_models
 from kdtflite.distillation.losses import DistillationLoss, HardLabels, SoftTargets
-from kdtflite.distillation.teachers.model import ModelTeacher, logits_of, resolve_outputs
-from kdtflite.errors import (
-    ConfigurationError,
-    DataError,
-    ShapeMismatchError,
-    UnsupportedModelError,
-)
+from kdtflite.distillation.mixing import Mixing
+from kdtflite.distillation.objective import Objective, share_of_mean
+from kdtflite.distillation.outputs import as_classes, resolve_outputs, resolve_task, to_logits
+from kdtflite.distillation.schedules import Schedule
+from kdtflite.distillation.step import Observed, Step, Taught
+from kdtflite.distillation.taps import TappedModel
+from kdtflite.distillation.teachers.model import check_ends
+from kdtflite.distillation.teachers.resolve import as_teacher
+from kdtflite.errors import ConfigurationError, DataError, UnsupportedModelError
 from kdtflite.models.as_tf_keras import as_tf_keras
-from kdtflite.models.inspect import number_of_classes
 from kdtflite.models.keras3_callbacks import to_tf_keras_callback
 from kdtflite.models.keras3_objects import (
     to_tf_keras_loss,
@@ -32,31 +34,41 @@ __all__ = ["Distiller"]
 
 
 class Distiller(keras.Model):
-    """Trains a student on the labels and on a teacher's soft targets.
+    """Trains a student on the labels and on what a teacher shows.
 
         L = w · L_hard(y, student(x)) + Σᵢ wᵢ · Lᵢ(student(x), teacher(x)) + regularization
 
     (Hinton et al., arXiv 1503.02531.) Compile, fit, evaluate and predict as any Keras model;
     `evaluate`, `predict` and `save` are the student's. A step runs the teacher once, with
-    training=False and without gradient, and the student once. `sample_weight` and
-    `class_weight` weigh every term, and each term is the mean over the global batch.
+    training=False and without gradient, and the student once, feature taps included.
+    `sample_weight` and `class_weight` weigh every term, and each term is the mean over the global
+    batch.
 
     Args:
         student: A tf_keras model (float, or from `quantize_aware`), or a Keras 3 model, which
             is converted: the trained model is then `distiller.student`.
-        teacher: A tf_keras or Keras 3 model. Its weights are never trained, saved or counted.
+        teacher: A Keras model, a `kdtflite.teachers` Teacher (an ensemble, a file, a cache), a
+            path, a list of these, or a Python function. Its weights are never trained, saved or
+            counted. None only where `losses` is empty: training on the labels alone.
         losses: Distillation losses; by default `SoftTargets(temperature=4.0)`.
-        hard_label_weight: w, from 0 (the teacher alone) to 1.
-        loss_weights: wᵢ, one a loss; by default 1 - w in equal parts.
-        teacher_preprocessing: Turns the student's inputs into the teacher's, with TensorFlow
-            operations.
-        teacher_outputs: "logits", "probabilities", or "auto" to read it off the last layer.
+        hard_label_weight: w, from 0 (the teacher alone) to 1, or a schedule; by default 0.1 with
+            losses on logits, 1 with others alone.
+        loss_weights: wᵢ, one a loss, numbers or schedules; by default each loss's own, and 1 - w
+            in equal parts for those on logits.
+        teacher_preprocessing: Turns what `fit` is given into the teacher's inputs, with TensorFlow
+            operations: another size, scaling or domain.
+        student_preprocessing: The same for the student; in `evaluate` and `predict` too.
+        mixing: `MixUp` or `CutMix`: student and teacher see the same mixed samples.
+        teacher_outputs: "logits", "probabilities" (softmax), "sigmoid", "values" (regression), or
+            "auto" to read it off the last layer.
         student_outputs: The same for the student. Students best end in logits.
+        task: "multiclass", "multilabel" (yes or no for each output), "regression", or "auto" to
+            read it off the outputs: a sigmoid or a single unit means yes or no.
         name: Name of this model.
 
     Raises:
-        ShapeMismatchError: Teacher and student differ in classes or inputs.
-        ConfigurationError: Weights or losses that make no sense.
+        ShapeMismatchError: Teacher and student, or tapped layers, do not fit each other.
+        ConfigurationError: Weights or losses that make no sense, layers that do not exist.
         UnsupportedModelError: A model that is not a built Keras model with one output.
 
     Example:
@@ -71,11 +83,14 @@ class Distiller(keras.Model):
         teacher: Any,
         *,
         losses: Sequence[DistillationLoss] | None = None,
-        hard_label_weight: float = 0.1,
-        loss_weights: Sequence[float] | None = None,
+        hard_label_weight: float | Schedule | None = None,
+        loss_weights: Sequence[float | Schedule] | None = None,
         teacher_preprocessing: Callable[[Any], Any] | None = None,
+        student_preprocessing: Callable[[Any], Any] | None = None,
+        mixing: Mixing | None = None,
         teacher_outputs: str = "auto",
         student_outputs: str = "auto",
+        task: str = "auto",
         name: str = "distiller",
     ) -> None:
         student = as_tf_keras(student)
@@ -83,36 +98,59 @@ class Distiller(keras.Model):
         # whatever the global policy was when each was made.
         super().__init__(name=name, autocast=False, dtype=_policy(student))
         self.student = student
-        self._teacher = ModelTeacher(
-            teacher, preprocessing=teacher_preprocessing, outputs=teacher_outputs
+        self._preprocessing = student_preprocessing
+        self._mixing = mixing
+        if teacher is None and (losses is None or len(losses)):
+            raise ConfigurationError(
+                "Expected a teacher. Received: None. Without one, pass losses=[] to train on the "
+                "labels alone."
+            )
+        self._teacher = (
+            None
+            if teacher is None
+            else as_teacher(teacher, preprocessing=teacher_preprocessing, outputs=teacher_outputs)
         )
-        _check_classes(self._teacher.model, self.student)
-        self._student_outputs = resolve_outputs(self.student, student_outputs, role="student")
-        self._teacher.check_inputs(self.student)
-        # A tuple, not a list: Keras wraps lists to track what is in them.
-        self._distillation_losses = _losses([SoftTargets()] if losses is None else losses)
-        self._hard_label_weight, self._loss_weights = _weights(
-            self._distillation_losses, hard_label_weight, loss_weights
+        check_ends(student, role="student")
+        self._student_outputs = resolve_outputs(student, student_outputs, role="student", task=task)
+        if task == "auto" and self._teacher is not None and self._teacher.outputs == "sigmoid":
+            task = "multilabel"
+        self.task = resolve_task(student, self._student_outputs, task)
+        check_models(self._teacher, student, self.task, own_inputs=student_preprocessing is None)
+        self._objective = Objective(
+            [SoftTargets()] if losses is None else losses,
+            hard_label_weight,
+            loss_weights,
+            self.task,
         )
-        self._hard_labels: HardLabels | None = None
-        self._means = _Means(
-            HardLabels.name, *(loss.name for loss in self._distillation_losses), "regularization"
-        )
+        self._tapped = TappedModel(student, self._objective.student_layers, role="student")
+        self._tap_teacher()
+        # Checkpoints of this model keep what the losses train; the student's own files do not.
+        self._loss_state = _State(self._objective.variables)
         self.built = True  # the student is; this model has no weights of its own
 
     @property
-    def teacher(self) -> keras.Model:
-        """The teacher."""
-        return self._teacher.model
+    def teacher(self) -> Any:
+        """The teacher: the Keras model where it is one, else the Teacher, or None."""
+        return getattr(self._teacher, "model", self._teacher)
+
+    @property
+    def trained_variables(self) -> list[tf.Variable]:
+        """What the optimizer changes: the student's weights, then those of adapters in losses."""
+        return [*self.student.trainable_variables, *self._objective.trainable_variables]
+
+    @property
+    def loss_variables(self) -> list[tf.Variable]:
+        """What the losses train or remember; to resume a training, restore these as well."""
+        return self._objective.variables
 
     def __dir__(self) -> list[str]:
         # save_weights("*.weights.h5") stores every model that it finds by dir().
         return [name for name in super().__dir__() if name != "teacher"]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> tf.Tensor:
-        """Returns the student's outputs, shape (batch, classes)."""
+        """Returns the student's outputs, shape (batch, ..., classes)."""
         del mask
-        return self.student(inputs, training=training)
+        return self.student(self._student_inputs(inputs), training=training)
 
     def compile(
         self,
@@ -142,14 +180,16 @@ class Distiller(keras.Model):
                 "Weigh the terms with hard_label_weight= and loss_weights= of Distiller()."
             )
         loss = to_tf_keras_loss(loss)
-        if loss is None and self._hard_label_weight > 0:
+        weight = self._objective.hard_label_weight
+        if loss is None and weight != 0:
             raise ConfigurationError(
-                f"hard_label_weight={self._hard_label_weight} needs a loss for the hard labels. "
+                f"hard_label_weight={weight} needs a loss for the hard labels. "
                 "Pass loss= to compile(), or hard_label_weight=0 to Distiller()."
             )
-        self._hard_labels = None if loss is None else HardLabels(loss)
-        if self._hard_labels is not None:
-            self._check_loss_reads_outputs(self._hard_labels)
+        hard_labels = None if loss is None else HardLabels(loss)
+        if hard_labels is not None:
+            check_loss(hard_labels, self._student_outputs, self.task)
+        self._objective.hard_labels = hard_labels
         super().compile(
             optimizer=to_tf_keras_optimizer(optimizer),
             loss=loss,
@@ -179,14 +219,22 @@ class Distiller(keras.Model):
             UnsupportedModelError: A ModelCheckpoint of a quantization-aware student in a .keras
                 file.
         """
-        callbacks = _callbacks(callbacks)
-        for callback in getattr(callbacks, "callbacks", callbacks) or ():
+        callbacks = _callbacks(callbacks, _Schedules(self._objective))
+        for callback in getattr(callbacks, "callbacks", callbacks):
             if isinstance(callback, keras.callbacks.ModelCheckpoint) and (
                 not callback.save_weights_only
             ):
                 self._check_format(callback.filepath)
-        x = check_first_batch(self.student, self._hard_labels, x, y)
-        x = calibrate_on_first_batches(self.student, x, batch_size=batch_size)
+        x = check_first_batch(
+            self.student,
+            self._objective.hard_labels,
+            x,
+            y,
+            preprocessed=self._preprocessing is not None,
+        )
+        x = calibrate_on_first_batches(
+            self.student, x, batch_size=batch_size, inputs_of=self._student_inputs
+        )
         try:
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
         except tf.errors.InvalidArgumentError as error:
@@ -205,36 +253,50 @@ class Distiller(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Trains on one batch and returns the running means of every loss term and metric."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        teacher_logits = self._teacher(x)
-        with tf.GradientTape() as tape:
-            outputs = self(x, training=True)
-            terms = self._terms(y, outputs, teacher_logits)
-            loss = self._reduce(terms, outputs, sample_weight)
-        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        mixed = None if self._mixing is None else self._mixing(x)
+        x = x if mixed is None else mixed.inputs
+        gradients = self._objective.needs_input_gradient
+        with contextlib.ExitStack() as recording:
+            inputs_recorded = recording if gradients else None
+            taught = self._taught(x, inputs_recorded)
+            with tf.GradientTape() as tape:
+                outputs, seen = self._tapped.observe(
+                    self._student_inputs(x), training=True, recording=inputs_recorded
+                )
+                hard = self._hard(y, outputs)
+                if mixed is not None and hard is not None:
+                    hard = mixed.mix(hard, self._hard(mixed.partners(y), outputs))
+                logits = self._classes(to_logits(outputs, self._student_outputs))
+                seen = Observed(logits, seen.features, seen.input_gradient, seen.mask)
+                regularization = self._regularization()
+                total = self._objective(
+                    Step(seen, seen if taught is None else taught, y),
+                    hard,
+                    sample_weight,
+                    regularization,
+                )
+                replicas = tf.distribute.get_strategy().num_replicas_in_sync
+                loss = share_of_mean(total) + regularization / replicas
+        self.optimizer.minimize(loss, self.trained_variables, tape=tape)
         return self.compute_metrics(x, y, outputs, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluates the student on one batch: its hard-label loss and metrics."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(x, training=False)
-        terms = (
-            {}
-            if self._hard_labels is None
-            else {HardLabels.name: (1.0, self._hard_labels(y, outputs))}
+        mask = getattr(outputs, "_keras_mask", None)
+        self._objective.evaluate(
+            self._hard(y, outputs), mask, sample_weight, self._regularization()
         )
-        self._reduce(terms, outputs, sample_weight)
         results = self.compute_metrics(x, y, outputs, sample_weight)
-        training_only = {mean.name for mean in self._means.terms.values()}
+        training_only = {mean.name for mean in self._objective.metrics}
         return {name: value for name, value in results.items() if name not in training_only}
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The means of the loss and its terms, then the compiled metrics."""
         compiled = [] if self.compiled_metrics is None else self.compiled_metrics.metrics
-        terms = dict(self._means.terms)
-        if self._hard_labels is None:
-            del terms[HardLabels.name]
-        return [self._means.loss, *terms.values(), *compiled]
+        return [self._objective.loss, *self._objective.metrics, *compiled]
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Saves the student, so that `ModelCheckpoint` keeps what one ships.
@@ -254,66 +316,58 @@ class Distiller(keras.Model):
                 "save_weights_only=True)."
             )
 
-    def _terms(
-        self, y: Any, outputs: tf.Tensor, teacher_logits: tf.Tensor
-    ) -> dict[str, tuple[float, tf.Tensor]]:
-        """Returns weight and values, shape (batch,), of every loss term by name."""
-        terms = {}
-        if self._hard_labels is not None:
-            terms[HardLabels.name] = (self._hard_label_weight, self._hard_labels(y, outputs))
-        student_logits = logits_of(outputs, self._student_outputs)
-        for loss, weight in zip(self._distillation_losses, self._loss_weights, strict=True):
-            terms[loss.name] = (weight, loss(student_logits, teacher_logits))
-        return terms
-
-    def _reduce(
-        self, terms: dict[str, tuple[float, tf.Tensor]], outputs: tf.Tensor, sample_weight: Any
-    ) -> tf.Tensor:
-        """Returns this replica's share of the mean loss over the global batch, and tracks it.
-
-        The shares add up over the replicas, as their gradients do. Keras would instead take the
-        mean of the replicas' means, which is another number when they are not equally full.
-        """
-        batch = tf.shape(outputs)[0]
-        total = tf.zeros([batch])
-        for name, (weight, values) in terms.items():
-            if sample_weight is not None:
-                values *= tf.reshape(tf.cast(sample_weight, tf.float32), [batch])
-            self._means.terms[name].update_state(values)
-            total += weight * values
-        context = tf.distribute.get_replica_context()
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        everywhere = tf.cast(batch, tf.float32)
-        if replicas > 1 and context is not None:
-            everywhere = context.all_reduce(tf.distribute.ReduceOp.SUM, everywhere)
-        regularization = tf.add_n([tf.cast(v, tf.float32) for v in self.losses] or [0.0])
-        self._means.terms["regularization"].update_state(regularization)
-        self._means.loss.update_state(total + regularization)
-        share = tf.math.divide_no_nan(tf.reduce_sum(total), everywhere)
-        return share + regularization / replicas
-
-    def _check_loss_reads_outputs(self, hard_labels: HardLabels) -> None:
-        reads_logits = hard_labels.reads_logits()
-        gives_logits = self._student_outputs == "logits"
-        if reads_logits is not None and reads_logits != gives_logits:
-            kind = type(hard_labels.loss).__name__
-            named = kind if kind != "function" else hard_labels.loss.__name__
+    def _tap_teacher(self) -> None:
+        objective = self._objective
+        if self._teacher is None:
+            return
+        if objective.needs_input_gradient and not self._teacher.differentiable:
             raise ConfigurationError(
-                f"The student gives {self._student_outputs}, but the loss {named} reads "
-                f"{'logits' if reads_logits else 'probabilities'}. Pass for example "
-                f"loss=SparseCategoricalCrossentropy(from_logits={gives_logits})."
+                "A loss on gradients by the inputs needs a Keras model as the teacher. Received: "
+                f"a {type(self._teacher).__name__}, through which no gradient flows."
             )
+        objective.build(self._tapped.shapes, self._teacher.tap(objective.teacher_layers))
+
+    def _taught(self, x: Any, recording: contextlib.ExitStack | None) -> Observed | None:
+        """Returns what the teacher shows of a batch; None where no loss looks at it."""
+        if self._teacher is None or not self._objective.losses:
+            return None
+        seen = self._teacher.observe(x, recording)
+        logits = self._classes(seen.logits)
+        return Observed(logits, seen.features, seen.input_gradient, seen.mask)
+
+    def _classes(self, logits: tf.Tensor) -> tf.Tensor:
+        return as_classes(logits, self.task)
+
+    def _student_inputs(self, x: Any) -> Any:
+        x = x.inputs if isinstance(x, Taught) else x
+        return x if self._preprocessing is None else self._preprocessing(x)
+
+    def _hard(self, y: Any, outputs: tf.Tensor) -> tf.Tensor | None:
+        hard_labels = self._objective.hard_labels
+        return None if hard_labels is None else hard_labels(y, outputs)
+
+    def _regularization(self) -> tf.Tensor:
+        return tf.add_n([tf.cast(value, tf.float32) for value in self.losses] or [0.0])
 
 
-class _Means:
-    """The running means of the loss and its terms.
+class _State(tf.__internal__.tracking.AutoTrackable):
+    """Variables that checkpoints keep and that Keras does not count as a model's weights."""
 
-    A plain object: Keras would count metrics that it tracks among the model's weights.
-    """
+    def __init__(self, variables: list[tf.Variable]) -> None:
+        super().__init__()
+        self.variables = variables
 
-    def __init__(self, *terms: str) -> None:
-        self.loss = keras.metrics.Mean(name="loss")
-        self.terms = {term: keras.metrics.Mean(name=f"{term}_loss") for term in terms}
+
+class _Schedules(keras.callbacks.Callback):
+    """Moves weights and temperatures on at the start of every epoch."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        del logs
+        self.objective.begin_epoch(epoch, self.params["epochs"])
 
 
 def _policy(student: keras.Model) -> str:
@@ -323,69 +377,10 @@ def _policy(student: keras.Model) -> str:
     return "mixed_float16" if half else "float32"
 
 
-def _callbacks(callbacks: Any) -> Any:
-    if callbacks is None or isinstance(callbacks, keras.callbacks.CallbackList):
+def _callbacks(callbacks: Any, *first: keras.callbacks.Callback) -> Any:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        for callback in first:
+            callbacks.append(callback)
         return callbacks
-    return [to_tf_keras_callback(callback) for callback in tf.nest.flatten(callbacks)]
-
-
-def _check_classes(teacher: keras.Model, student: keras.Model) -> None:
-    for role, model in (("teacher", teacher), ("student", student)):
-        if not getattr(model, "inputs", None) or not model.outputs:
-            raise UnsupportedModelError(
-                f"Expected a Sequential or Functional {role}. Received: {model.name!r}, a "
-                f"{type(model).__name__} whose inputs and outputs cannot be seen. Build it with "
-                "keras.Model(inputs, outputs)."
-            )
-        if len(model.outputs) != 1:
-            raise UnsupportedModelError(
-                f"Expected a {role} with one output. Received: {role} {model.name!r} with "
-                f"{len(model.outputs)}. Build a model that ends in the classes alone."
-            )
-    if number_of_classes(teacher) != number_of_classes(student):
-        raise ShapeMismatchError(
-            "The teacher and the student classify into different numbers of classes. "
-            f"Expected the same last dimension. Received: teacher output "
-            f"{tuple(teacher.output_shape)}, student output {tuple(student.output_shape)}. "
-            "Change the student's last layer."
-        )
-    if number_of_classes(student) < 2:
-        raise ShapeMismatchError(
-            "A softmax over one class teaches nothing. Expected two or more classes. Received: "
-            f"student output {tuple(student.output_shape)}. "
-            "Give a yes-or-no model two outputs, one a class."
-        )
-
-
-def _losses(given: Any) -> tuple[DistillationLoss, ...]:
-    sequence = isinstance(given, list | tuple)
-    if not sequence or not all(isinstance(loss, DistillationLoss) for loss in given):
-        raise ConfigurationError(
-            f"Expected losses to be a list of kdtflite.losses. Received: {given!r}."
-        )
-    names = [loss.name for loss in given]
-    taken = {HardLabels.name, "regularization"}
-    if len(set(names)) < len(names) or taken & set(names):
-        raise ConfigurationError(
-            f"Expected every loss to have a name of its own, other than {sorted(taken)}. "
-            f"Received: {', '.join(names)}. Pass name= to the losses."
-        )
-    return tuple(given)
-
-
-def _weights(
-    losses: tuple[DistillationLoss, ...], hard: float, given: Sequence[float] | None
-) -> tuple[float, tuple[float, ...]]:
-    if not 0 <= hard <= 1:
-        raise ConfigurationError(
-            f"Expected hard_label_weight from 0 to 1. Received: {hard}. "
-            "Use loss_weights= to weigh the other terms freely."
-        )
-    if given is None:
-        given = [(1.0 - hard) / len(losses)] * len(losses) if losses else []
-    if len(given) != len(losses) or not all(0 <= weight < math.inf for weight in given):
-        raise ConfigurationError(
-            f"Expected {len(losses)} loss_weights, finite and none negative. "
-            f"Received: {list(given)}."
-        )
-    return float(hard), tuple(float(weight) for weight in given)
+    given = [] if callbacks is None else tf.nest.flatten(callbacks)
+    return [*first, *(to_tf_keras_callback(callback) for callback in given)]

@@ -10,7 +10,7 @@ from kdtflite.errors import UnsupportedModelError
 
 __all__ = ["input_shapes", "number_of_classes", "output_kind"]
 
-OutputKind = Literal["logits", "probabilities", "unknown"]
+OutputKind = Literal["logits", "probabilities", "sigmoid", "unknown"]
 
 # Layers through which logits stay logits and probabilities stay probabilities.
 _TRANSPARENT = (
@@ -28,12 +28,12 @@ _KINDS: dict[str, OutputKind] = {
     "log_softmax": "logits",  # softmax of log-probabilities gives the probabilities again
     "softmax": "probabilities",
     "softmax_v2": "probabilities",
-    "sigmoid": "probabilities",
+    "sigmoid": "sigmoid",  # probabilities too, but each for itself
 }
 
 
 def output_kind(model: keras.Model) -> OutputKind:
-    """Says whether a classifier ends in logits or in probabilities, from its last layers.
+    """Says whether a classifier ends in logits, a softmax or a sigmoid, from its last layers.
 
     Looks through layers that only move values (Reshape, Flatten, Dropout, average pooling over
     all positions), through TFMOT's wrappers, and into a nested model at the end.

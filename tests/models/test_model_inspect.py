@@ -19,7 +19,7 @@ def _model(*layers):
     [
         ([L.Dense(3)], "logits"),
         ([L.Dense(3, activation="softmax")], "probabilities"),
-        ([L.Dense(3, activation="sigmoid")], "probabilities"),
+        ([L.Dense(3, activation="sigmoid")], "sigmoid"),
         ([L.Dense(3, activation="log_softmax")], "logits"),
         ([L.Dense(3), L.Softmax()], "probabilities"),
         ([L.Dense(3), L.Activation("softmax")], "probabilities"),

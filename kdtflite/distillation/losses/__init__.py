@@ -1,7 +1,6 @@
 """Distillation losses, one a file; each cites its paper."""
 
-from kdtflite.distillation.losses.base import DistillationLoss
-from kdtflite.distillation.losses.hard_labels import HardLabels
-from kdtflite.distillation.losses.soft_targets import SoftTargets
+import lazy_loader
 
-__all__ = ["DistillationLoss", "HardLabels", "SoftTargets"]
+# Names and their modules stand in __init__.pyi; each is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -44,22 +44,22 @@ class HardLabels:
             )
 
     def __call__(self, labels: Any, predictions: Any) -> tf.Tensor:
-        """Returns the loss of each sample, shape (batch,), float32.
+        """Returns the loss of each sample, shape (batch,), float32, or (batch, positions).
 
         Args:
             labels: As the loss takes them: class indices, shape (batch,) or (batch, 1), or
                 distributions over the classes, shape (batch, classes).
-            predictions: The student's output, shape (batch, classes).
+            predictions: The student's output, shape (batch, ..., classes).
         """
         # Loss.call is the unreduced loss; Loss.__call__ would reduce.
         function = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
         predictions = tf.cast(predictions, tf.float32)
         values = tf.cast(function(labels, predictions), tf.float32)
         batch = tf.shape(predictions)[0]
-        # A loss without a class axis to sum over, or a sequence: mean over what is left.
-        return tf.reduce_mean(
-            tf.reshape(values, [batch, tf.size(values) // tf.maximum(batch, 1)]), axis=1
-        )
+        positions = tf.reshape(values, [batch, tf.size(values) // tf.maximum(batch, 1)])
+        # A sequence has a value a position. Else what is left is a loss without a class axis to
+        # sum over.
+        return positions if predictions.shape.rank > 2 else tf.reduce_mean(positions, axis=1)
 
     def reads_logits(self) -> bool | None:
         """Whether the loss takes logits; None where it does not say (most are not about it)."""

@@ -1,5 +1,6 @@
 """What can teach."""
 
-from kdtflite.distillation.teachers.model import ModelTeacher
+import lazy_loader
 
-__all__ = ["ModelTeacher"]
+# Names and their modules stand in __init__.pyi; each is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,2 @@
+from .base import Teacher as Teacher
+from .model import ModelTeacher as ModelTeacher
