@@ -103,6 +103,10 @@ def _load_keras2(
             model = keras.models.load_model(
                 str(file.path), custom_objects=custom_objects, compile=False, safe_mode=not unsafe
             )
+        if "Quantize" in json.dumps(file.configs):
+            from kdtflite.quantization.configs import keep_frozen
+
+            keep_frozen(model)
     if not isinstance(model, keras.Model):
         raise ModelFileError(
             f"{file.path} holds a {type(model).__name__}, not a model. Save a model with "

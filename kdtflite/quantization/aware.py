@@ -15,7 +15,13 @@ from kdtflite.errors import UnsupportedModelError
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.float32 import custom_layers, float32_policy, in_float32
 from kdtflite.progress import say
-from kdtflite.quantization.configs import OutputOnly, Scheme, quantize_scope, tfmot
+from kdtflite.quantization.configs import (
+    OutputOnly,
+    Scheme,
+    keep_frozen,
+    quantize_scope,
+    tfmot,
+)
 from kdtflite.quantization.ranges import rounding_off
 from kdtflite.quantization.report import LayerQuantization, QuantizationAwareness
 
@@ -212,7 +218,9 @@ def _wrap(model: keras.Model, left_out: dict[str, str], configs: dict[str, Any])
             clone = keras.models.clone_model(model, clone_function=annotated)
             clone.set_weights(model.get_weights())
             with quantize_scope():
-                return tfmot.quantization.keras.quantize_apply(clone, Scheme(), _PREFIX)
+                wrapped = tfmot.quantization.keras.quantize_apply(clone, Scheme(), _PREFIX)
+            keep_frozen(wrapped)
+            return wrapped
         except (ValueError, RuntimeError, AttributeError, TypeError, KeyError) as error:
             refused = _named_layer(model, str(error), left_out)
             if refused is None:

@@ -27,7 +27,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.graph_transfor
     model_transformer,
 )
 
-__all__ = ["OutputOnly", "Scheme", "quantize_scope"]
+__all__ = ["OutputOnly", "Scheme", "keep_frozen", "quantize_scope"]
 
 
 class PerChannelDepthwiseQuantizer(quantizers.LastValueQuantizer):
@@ -150,3 +150,12 @@ def quantize_scope() -> Any:
             "PerChannelDepthwiseQuantizer": PerChannelDepthwiseQuantizer,
         }
     )
+
+
+def keep_frozen(model: keras.Model) -> None:
+    """Freezes the kernels of frozen layers, which TFMOT's wrappers count as trainable again."""
+    for layer in model.layers:
+        if hasattr(layer, "quantize_config") and not layer.layer.trainable:
+            # Back to the layer inside, in front: files keep weights by their order.
+            layer.layer._trainable_weights[:0] = layer._trainable_weights
+            layer._trainable_weights = []

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.special import log_softmax, rel_entr, softmax
 
 from kdtflite.distillation.losses import SoftTargets
-from kdtflite.distillation.teachers.model import logits_of
+from kdtflite.distillation.outputs import to_logits
 from kdtflite.errors import ConfigurationError
 
 TEMPERATURES = [1.0, 2.0, 4.0, 20.0]
@@ -191,15 +191,15 @@ def test_where_keras_own_distillation_loss_is_wrong_this_one_is_right():
 def test_probabilities_give_the_loss_of_their_logits(temperature):
     student, teacher = np.random.default_rng(6).normal(0, 4, (2, 8, 10)).astype(np.float32)
     loss = SoftTargets(temperature)(
-        logits_of(softmax(student, axis=-1), "probabilities"),
-        logits_of(softmax(teacher, axis=-1), "probabilities"),
+        to_logits(softmax(student, axis=-1), "probabilities"),
+        to_logits(softmax(teacher, axis=-1), "probabilities"),
     )
     np.testing.assert_allclose(loss, reference(student, teacher, temperature), rtol=2e-5)
 
 
 def test_a_probability_that_underflowed_to_zero_stays_finite():
     loss = SoftTargets(1.0)(
-        logits_of([[1.0, 0.0]], "probabilities"), logits_of([[0.5, 0.5]], "probabilities")
+        to_logits([[1.0, 0.0]], "probabilities"), to_logits([[0.5, 0.5]], "probabilities")
     )
     # ln(1/2) - ½ (0 + ln 2^-126)
     np.testing.assert_allclose(loss, [-np.log(2) + 0.5 * 126 * np.log(2)], rtol=1e-5)

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.errors import DataError, UnsupportedModelError
+from kdtflite.models import load_model
 from kdtflite.quantization import quantize_aware
 from kdtflite.quantization.ranges import input_ranges
 
@@ -342,3 +343,22 @@ def test_activations_that_are_not_finite_are_named():
 def test_calibrating_needs_batches(trained):
     with pytest.raises(DataError, match="at least one batch"):
         quantize_aware(trained).quantization.calibrate([])
+
+
+def test_a_frozen_layer_stays_frozen_in_training_and_in_the_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,))
+    hidden = L.Dense(5, activation="relu", name="frozen", trainable=False)(x)
+    model = keras.Model(x, L.Dense(3, name="free")(hidden))
+    data = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+    student = quantize_aware(model, data)
+    frozen, free = (student.get_layer(f"quant_{name}").weights[0] for name in ("frozen", "free"))
+    before = frozen.numpy(), free.numpy()
+    student.compile(keras.optimizers.SGD(0.5), "mse")
+    student.fit(data, np.ones((64, 3), np.float32), verbose=0)
+    np.testing.assert_array_equal(frozen, before[0])
+    assert (free.numpy() != before[1]).any()
+    student.save(tmp_path / "student.h5")
+    loaded = load_model(tmp_path / "student.h5")
+    np.testing.assert_array_equal(loaded(data), student(data))
+    assert [w.shape for w in loaded.trainable_weights] == [(5, 3), (3,)]

@@ -1,0 +1,374 @@
+"""Hard labels against every way to distil, on MNIST and Fashion-MNIST, for two small students.
+
+    python benchmarks/distillation_methods.py --data path/to/folder
+
+One teacher a data set; students of about 5,000 and 20,000 parameters; every method with every
+seed from the same initial weights, on the same batches and augmented views. A finished training is
+kept as a file, so the same command goes on where it was stopped. The table states test accuracy,
+mean and standard deviation over the seeds; nothing was chosen on the test samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from kdtflite.evaluation.machine import describe_machine, usable_cores
+from kdtflite.files import staged, write_json, write_text
+from kdtflite.progress import say
+
+RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "distillation_methods.json"
+DATA = {"mnist": "mnist.npz", "fashion_mnist": "fashion_mnist.npz"}
+STUDENTS = {"5K": [8, 16, 24, 32, 40], "20K": [16, 32, 64, 80, 112]}
+TEACHER = {"architecture": "convnet", "widths": [24, 48, 96]}
+TEACHER_EPOCHS = {"mnist": 5, "fashion_mnist": 8}
+BATCH = 256
+# The student's layers beside those of the teacher that have the same height and width.
+EARLY, LATE, POOLED = (
+    ("block1_relu", "block1b_relu"),
+    ("block4_relu", "block2b_relu"),
+    ("pool",) * 2,
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train a student.
+
+    Attributes:
+        kind: "labels", "logits", "features" (layers, which the cached outputs do not hold) or
+            "auto".
+        options: What `Distiller` is given.
+    """
+
+    kind: str
+    options: Callable[[], dict[str, Any]]
+
+    @property
+    def live(self) -> bool:
+        """Whether the teacher runs in every step."""
+        return self.kind == "features"
+
+
+def methods() -> dict[str, Method]:
+    """Returns every method by name, each with the defaults of its paper unless the name says."""
+    import kdtflite
+
+    of = kdtflite.losses
+
+    def logits(loss: Any, hard: float = 0.5) -> Method:
+        return Method("logits", lambda: {"losses": [loss()], "hard_label_weight": hard})
+
+    def features(loss: Any) -> Method:
+        # As the papers do: the labels with weight 1, the loss with its own.
+        return Method("features", lambda: {"losses": [loss()], "hard_label_weight": 1.0})
+
+    def standardized() -> Any:
+        return of.LogitStandardization(of.SoftTargets(1.0), base_temperature=2.0)
+
+    early_and_late = list(zip(EARLY, LATE, strict=True))
+    return {
+        "hard labels": Method("labels", lambda: {"losses": [], "hard_label_weight": 1.0}),
+        "auto": Method("auto", lambda: {"losses": "auto"}),
+        "soft targets T=1, w=0": logits(lambda: of.SoftTargets(1.0), 0.0),
+        "soft targets T=1": logits(lambda: of.SoftTargets(1.0)),
+        "soft targets T=2": logits(lambda: of.SoftTargets(2.0)),
+        "soft targets T=4, w=0.1": logits(lambda: of.SoftTargets(4.0), 0.1),
+        "reverse KL": logits(of.ReverseKL),
+        "Jensen-Shannon": logits(of.JensenShannon),
+        "hard targets": logits(of.HardTargets),
+        "cross-entropy": logits(of.CrossEntropyDistillation),
+        "logits MSE": logits(of.LogitsMSE),
+        "decoupled KD": logits(of.DecoupledKD),
+        "DIST": logits(of.DIST),
+        "standardized logits": logits(standardized),
+        "multi-level logits": logits(of.MultiLevelLogits),
+        "smoothed targets": logits(of.SmoothedTargets),
+        "confidence temperature": logits(of.ConfidenceTemperature),
+        "hints": features(lambda: of.Hints(*LATE)),
+        "attention transfer": features(lambda: of.AttentionTransfer(*early_and_late)),
+        "NST": features(lambda: of.NST(*LATE)),
+        "variational information": features(lambda: of.VariationalInformation(*LATE)),
+        "relational KD, distances": features(lambda: of.RelationalKD(*POOLED, angle_weight=0.0)),
+        "similarity preserving": features(lambda: of.SimilarityPreserving(*LATE)),
+        "PKT": features(lambda: of.PKT(*POOLED)),
+        "CRD": features(lambda: of.CRD(*POOLED, bank_size=4096)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Example: python benchmarks/distillation_methods.py --data ../shared/data --seeds 3",
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder with mnist.npz and fashion_mnist.npz; else downloaded"
+    )
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", help="these methods alone")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="trainings at a time")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/distillation_methods"), help="what is kept"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=RESULT, help="result; the table goes beside it as .md"
+    )
+    parser.add_argument("--teachers", action="store_true", help="only train the teachers")
+    arguments = parser.parse_args()
+    if min(arguments.epochs, arguments.seeds, arguments.workers) < 1:
+        parser.error("--epochs, --seeds and --workers start at 1")
+    names = arguments.only or list(methods())
+    if unknown := set(names) - set(methods()):
+        parser.error(f"no method {', '.join(unknown)}; there are: {', '.join(methods())}")
+    setting = {"data": arguments.data, "epochs": arguments.epochs, "work": arguments.work}
+    for folder in (arguments.work / "teachers", results_folder(setting)):
+        folder.mkdir(parents=True, exist_ok=True)
+    # A process a training: small nets gain little from threads, and each process is single.
+    os.environ.update(
+        dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
+    )
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        for future in [pool.submit(teach, setting, data) for data in DATA]:
+            future.result()
+        if arguments.teachers:
+            return
+        jobs = [
+            (data, student, name, seed)
+            for seed in range(1, arguments.seeds + 1)
+            for name in names
+            for data in DATA
+            for student in STUDENTS
+        ]
+        left = [job for job in jobs if not result_file(setting, *job).is_file()]
+        say(f"{len(jobs) - len(left)} of {len(jobs)} trainings are done already")
+        started = time.monotonic()
+        futures = [pool.submit(train, setting, *job) for job in left]
+        for done, future in enumerate(as_completed(futures), start=1):
+            rest = (time.monotonic() - started) / done * (len(left) - done)
+            say(f"{done} of {len(left)}: {future.result()}, about {rest / 60:.0f} min left")
+            write(setting, names, arguments.seeds, arguments.json)
+    write(setting, names, arguments.seeds, arguments.json)
+    print(arguments.json.with_suffix(".md").read_text(), end="")
+
+
+def results_folder(setting: dict[str, Any]) -> Path:
+    return Path(setting["work"]) / f"epochs-{setting['epochs']}"
+
+
+def result_file(setting: dict[str, Any], data: str, student: str, name: str, seed: int) -> Path:
+    plain = "".join(c if c.isalnum() or c in ".=" else "-" for c in name)
+    return results_folder(setting) / f"{data}.{student}.{plain}.{seed}.json"
+
+
+def dataset_of(setting: dict[str, Any], data: str) -> Any:
+    import kdtflite
+
+    folder = setting["data"]
+    return kdtflite.data.load(data, path="auto" if folder is None else folder / DATA[data], seed=0)
+
+
+def augmentation_of(data: str) -> Any:
+    from kdtflite.data import Augmentation
+
+    return Augmentation(shift=2.0, flip=data == "fashion_mnist")
+
+
+def teach(setting: dict[str, Any], data: str) -> None:
+    """Trains the teacher of a data set and caches what it says of every view, once."""
+    import tf_keras as keras
+
+    from kdtflite.data.batches import steps_an_epoch, training_batches
+    from kdtflite.models import build_model, load_model
+
+    dataset = dataset_of(setting, data)
+    path = Path(setting["work"]) / "teachers" / f"{data}.keras"
+    if not path.is_file():
+        keras.utils.set_random_seed(0)
+        teacher = build_model(
+            **TEACHER, input_shape=dataset.sample_shape, classes=dataset.classes, name="teacher"
+        )
+        epochs, steps = TEACHER_EPOCHS[data], steps_an_epoch(dataset.train, 128)
+        compile_plainly(teacher, 0.003, epochs * steps)
+        batches = training_batches(
+            dataset.train,
+            batch_size=128,
+            epochs=epochs,
+            seed=0,
+            augmentation=augmentation_of(data),
+        )
+        teacher.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0)
+        _, accuracy = teacher.evaluate(dataset.test.x, dataset.test.y, batch_size=500, verbose=0)
+        with staged(path, overwrite=True) as file:
+            teacher.save(file)
+        write_json(path.with_suffix(".json"), {"test_accuracy": accuracy}, overwrite=True)
+        say(f"teacher of {data}: test accuracy {accuracy:.4f}")
+    cached(setting, data, load_model(path), dataset)
+
+
+def cached(setting: dict[str, Any], data: str, teacher: Any, dataset: Any) -> Any:
+    """Returns the teacher's cached logits: a view of every sample for each epoch."""
+    import kdtflite
+
+    views = setting["epochs"]
+    return kdtflite.cache_teacher(
+        teacher,
+        dataset.train,
+        Path(setting["work"]) / "teachers" / f"{data}-{views}-views",
+        views=views,
+        augmentation=augmentation_of(data),
+        seed=0,
+    )
+
+
+def train(setting: dict[str, Any], data: str, size: str, name: str, seed: int) -> str:
+    """Trains one student and keeps what it reached."""
+    import tf_keras as keras
+
+    from kdtflite.distillation import Distiller
+    from kdtflite.models import build_model, load_model
+
+    path = result_file(setting, data, size, name, seed)
+    method, dataset = methods()[name], dataset_of(setting, data)
+    teacher = load_model(Path(setting["work"]) / "teachers" / f"{data}.keras")
+    cache = cached(setting, data, teacher, dataset)
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    student = build_model(
+        "depthwise",
+        input_shape=dataset.sample_shape,
+        classes=dataset.classes,
+        widths=STUDENTS[size],
+        name="student",
+    )
+    batches = cache.batches(
+        dataset.train, batch_size=BATCH, epochs=setting["epochs"], seed=seed, drop_remainder=True
+    )
+    if method.live or method.kind == "labels":
+        batches = batches.map(lambda taught, y: (taught.inputs, y))
+    lesson = {"labels": None, "features": teacher}.get(method.kind, cache)
+    steps = len(dataset.train) // BATCH
+    distiller = Distiller(student, lesson, **method.options())
+    compile_plainly(distiller, 0.006, setting["epochs"] * steps)
+    started = time.monotonic()
+    distiller.fit(
+        batches,
+        steps_per_epoch=steps,
+        epochs=setting["epochs"],
+        validation_data=(dataset.validation.x, dataset.validation.y),
+        validation_batch_size=500,
+        verbose=0,
+    )
+    seconds = time.monotonic() - started
+    _, accuracy = distiller.evaluate(dataset.test.x, dataset.test.y, batch_size=500, verbose=0)
+    choice = getattr(distiller, "choice", None)
+    result = {
+        "test_accuracy": accuracy,
+        "seconds": round(seconds, 1),
+        "parameters": student.count_params(),
+        "choice": None if choice is None else choice.to_dict(),
+    }
+    write_json(path, result, overwrite=True)
+    return f"{data}, {size}, {name}, seed {seed}: {accuracy:.4f} in {seconds:.0f} s"
+
+
+def compile_plainly(model: Any, learning_rate: float, steps: int) -> None:
+    """Adam with a warm-up over a tenth of the steps and cosine decay, cross-entropy on logits."""
+    import tf_keras as keras
+
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.01 * learning_rate,
+        steps - steps // 10,
+        alpha=0.01,
+        warmup_target=learning_rate,
+        warmup_steps=steps // 10,
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
+
+
+def write(setting: dict[str, Any], names: list[str], seeds: int, path: Path) -> None:
+    """Writes the table of what is done so far."""
+    table: dict[str, dict[str, Any]] = {}
+    for name in names:
+        for data in DATA:
+            for size in STUDENTS:
+                files = [result_file(setting, data, size, name, seed + 1) for seed in range(seeds)]
+                results = [json.loads(file.read_text()) for file in files if file.is_file()]
+                if not results:
+                    continue
+                accuracies = [result["test_accuracy"] for result in results]
+                table.setdefault(name, {})[f"{data} {size}"] = {
+                    "mean": statistics.mean(accuracies),
+                    "deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                    "test_accuracy": accuracies,
+                    "seconds": [result["seconds"] for result in results],
+                    "parameters": results[0]["parameters"],
+                    "chosen": [r["choice"]["chosen"] for r in results if r["choice"]],
+                }
+    teachers = {
+        data: json.loads((setting["work"] / "teachers" / f"{data}.json").read_text())
+        for data in DATA
+    }
+    result = {
+        "epochs": setting["epochs"],
+        "batch_size": BATCH,
+        "teachers": teachers,
+        "methods": table,
+        "machine": describe_machine(),
+    }
+    write_json(path, result, overwrite=True)
+    write_text(path.with_suffix(".md"), as_markdown(result), overwrite=True)
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    rows = [f"{data} {size}" for data in DATA for size in STUDENTS]
+    baseline = result["methods"].get("hard labels", {})
+
+    def cell(entry: dict[str, Any] | None, row: str) -> str:
+        if entry is None:
+            return "–"
+        text = f"{100 * entry['mean']:.2f}"
+        if entry["deviation"] is not None:
+            text += f" ± {100 * entry['deviation']:.2f}"
+        ahead = row in baseline and entry["mean"] > baseline[row]["mean"]
+        return f"**{text}**" if ahead else text
+
+    lines = [
+        f"| {name} | {' | '.join(cell(entries.get(row), row) for row in rows)} |"
+        for name, entries in result["methods"].items()
+    ]
+    teachers = ", ".join(
+        f"{data} {100 * values['test_accuracy']:.2f} %"
+        for data, values in result["teachers"].items()
+    )
+    return "\n".join(
+        [
+            "# Distillation methods",
+            "",
+            f"Test accuracy in %, mean ± standard deviation over the seeds, after "
+            f"{result['epochs']} epochs of all training images with batches of "
+            f"{result['batch_size']}, on augmented views (shift 2; flip on Fashion-MNIST). "
+            f"Teachers: {teachers}. Bold: above the hard labels' mean. Losses on logits share with the hard "
+            "labels half and half unless the name says otherwise (w: the hard labels' weight); "
+            "losses on features come on top of them.",
+            "",
+            f"| method | {' | '.join(rows)} |",
+            f"| --- |{' ---: |' * len(rows)}",
+            *lines,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

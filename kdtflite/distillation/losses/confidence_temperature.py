@@ -1,0 +1,93 @@
+"""Soft targets with a temperature for each sample (Wen, Lai & Qian, arXiv 1911.07471)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from kdtflite.distillation.losses.base import LogitsLoss
+from kdtflite.distillation.losses.checks import check_not_negative
+from kdtflite.distillation.losses.divergence import kl, log_probabilities
+from kdtflite.distillation.losses.temperature import check_temperature
+from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.step import Step
+from kdtflite.errors import choose
+
+__all__ = ["ConfidenceTemperature"]
+
+
+class ConfidenceTemperature(LogitsLoss):
+    """Soft targets that are sharper where a network is unsure, softer where it is sure.
+
+        w_i = 1 / max_c softmax(z_i)_c
+        T_i = max(1, T + β · (mean over the batch of w - w_i))
+        L_i = T_i² · KL(softmax(z_teacher / T_i) ‖ softmax(z_student / T_i))
+
+    Dynamic temperature distillation with the weights that its paper calls "confidence weighted
+    by student max" (Wen, Lai & Qian, arXiv 1911.07471): a sample that confuses is
+    given less uncertain targets, an easy one more of the dark knowledge. The paper reads the
+    confidence off the student and normalizes w; here w is plain, so that β does not depend on
+    the batch size, and it is the teacher's unless asked otherwise, which is right from the first
+    step. No gradient flows through T_i.
+
+    Args:
+        temperature: T, positive, or a schedule of it; that of a sample of average confidence.
+        beta: β, how far the temperature moves. 0 gives `SoftTargets`.
+        confidence: Whose logits z are: "teacher" or "student".
+        name: Name of the term in logs.
+
+    Raises:
+        ConfigurationError: `temperature` is not positive, `beta` negative, or `confidence`
+            another word.
+    """
+
+    def __init__(
+        self,
+        temperature: float | Schedule = 4.0,
+        *,
+        beta: float = 1.0,
+        confidence: str = "teacher",
+        name: str = "confidence_temperature",
+    ) -> None:
+        super().__init__(name=name)
+        self.temperature = check_temperature(temperature)
+        self.beta = check_not_negative("beta", beta)
+        self.confidence = choose(confidence, ("teacher", "student"), what="confidence")
+
+    def __call__(self, student_logits: Any, teacher_logits: Any, mask: Any = None) -> tf.Tensor:
+        """Returns the loss of each sample.
+
+        Args:
+            student_logits: Shape (batch, classes) or (batch, ..., classes), any float dtype.
+            teacher_logits: The same shape, any float dtype.
+            mask: Which rows of logits count in the mean, bool, in their shape without classes.
+
+        Returns:
+            The shape of the logits without the classes, float32: (batch,) for most.
+        """
+        sure = teacher_logits if self.confidence == "teacher" else student_logits
+        largest = tf.reduce_max(log_probabilities(sure), axis=-1, keepdims=True)
+        weights = tf.stop_gradient(tf.exp(-largest))
+        counts = tf.ones_like(weights)
+        if mask is not None:
+            counts = tf.cast(mask, tf.float64)[..., tf.newaxis]
+        mean = tf.math.divide_no_nan(tf.reduce_sum(weights * counts), tf.reduce_sum(counts))
+        base = tf.convert_to_tensor(current(self.temperature, tf.float64), tf.float64)
+        t = base + self.beta * (mean - weights)
+        # Not below 1, nor below a base that is itself smaller: there the targets would be
+        # sharper than the teacher.
+        t = tf.maximum(t, tf.minimum(base, 1.0))
+        divergence = kl(log_probabilities(teacher_logits, t), log_probabilities(student_logits, t))
+        return tf.cast(tf.squeeze(t, axis=-1) ** 2 * divergence, tf.float32)
+
+    def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
+        return self(step.student.logits, step.teacher.logits, step.student.mask)
+
+    def get_config(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            "temperature": self.temperature,
+            "beta": self.beta,
+            "confidence": self.confidence,
+            **super().get_config(),
+        }

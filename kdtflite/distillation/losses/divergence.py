@@ -1,0 +1,42 @@
+"""How far one distribution is from another, in log space and float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = ["cross_entropy", "kl", "log_probabilities"]
+
+
+def log_probabilities(logits: Any, temperature: Any = 1.0) -> tf.Tensor:
+    """Returns log softmax(logits / temperature) over the last axis, float64."""
+    return tf.nn.log_softmax(tf.cast(logits, tf.float64) / temperature)
+
+
+def kl(log_p: tf.Tensor, log_q: tf.Tensor) -> tf.Tensor:
+    """Returns KL(p ‖ q) = Σ p ln(p / q) over the last axis.
+
+    Args:
+        log_p: Log-probabilities, float64; -inf where p rules a class out.
+        log_q: The same of q. Where q alone rules a class out, the divergence is infinite.
+    """
+    p, q = tf.exp(log_p), tf.exp(log_q)
+    # A class that p rules out adds only what q gives it, even where q rules it out too.
+    possible = log_p > -float("inf")
+    d = tf.where(possible, log_q - log_p, tf.zeros_like(log_p))
+    # Both distributions sum to 1, so KL = Σ p (e^d - 1 - d). None of these terms is negative:
+    # nothing cancels when the two are nearly the same, as in Σ p (-d).
+    near = possible & (tf.abs(d) < 0.5)
+    d_near = tf.where(near, d, tf.zeros_like(d))
+    terms = tf.where(
+        near,
+        p * (tf.math.expm1(d_near) - d_near),
+        q - p - tf.math.multiply_no_nan(d, p),
+    )
+    return tf.reduce_sum(terms, axis=-1)
+
+
+def cross_entropy(p: tf.Tensor, log_q: tf.Tensor) -> tf.Tensor:
+    """Returns -Σ p ln q over the last axis; a class that p rules out adds nothing."""
+    return -tf.reduce_sum(tf.math.multiply_no_nan(log_q, p), axis=-1)

@@ -1,0 +1,121 @@
+"""Relational knowledge distillation (Park, Kim, Lu & Cho, arXiv 1904.05068)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from kdtflite.distillation.losses.checks import check_not_negative
+from kdtflite.distillation.losses.relations import RelationLoss, mean_of_rest
+
+__all__ = ["RelationalKD"]
+
+
+class RelationalKD(RelationLoss):
+    """Difference between the distances, and between the angles, of a batch's samples.
+
+        L = λ_D · mean over i ≠ j of H(d_ij(student) - d_ij(teacher))
+          + λ_A · mean over i ≠ j ≠ k of H(a_ijk(student) - a_ijk(teacher))
+
+        d_ij  = ‖f_i - f_j‖ / (mean over i ≠ j of ‖f_i - f_j‖)
+        a_ijk = cosine of the angle at f_i between the directions to f_j and to f_k
+
+    H is the Huber function with δ = 1 (Park et al., arXiv 1904.05068, section 3.2). The paper
+    sums over pairs and triplets; the means, as its authors' programs take them, are independent
+    of the batch size. Those divide by b² and b³, counting a sample's relation to itself, here 0.
+
+    A sample's share is what its own row of pairs and the triplets with their vertex at it give.
+    Computed in float64 from the Gram matrix of the centred rows, which takes memory of the order
+    of b³, whatever the features' width. Samples nearer than 1e-6 of their distance from the
+    batch's mean count as equal: distance 0, no angle, no gradient.
+
+    Args:
+        student_layers: Name of a layer of the student, or several.
+        teacher_layers: The teacher's, in the same order. Usually embeddings, after pooling.
+        distance_weight: λ_D. 25, the paper's for classification.
+        angle_weight: λ_A. 50, the paper's for classification.
+        name: Name of the term in logs.
+
+    Returns:
+        One value a sample, shape (batch,), float32: 0 for a batch of one.
+
+    Raises:
+        ConfigurationError: A negative weight.
+    """
+
+    def __init__(
+        self,
+        student_layers: str | Sequence[str],
+        teacher_layers: str | Sequence[str],
+        *,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        name: str = "relational",
+    ) -> None:
+        super().__init__(student_layers, teacher_layers, name=name)
+        self.distance_weight = check_not_negative("distance_weight", distance_weight)
+        self.angle_weight = check_not_negative("angle_weight", angle_weight)
+
+    def get_config(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            "distance_weight": self.distance_weight,
+            "angle_weight": self.angle_weight,
+            **super().get_config(),
+        }
+
+    def _of_rows(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+        student_gram, student_distances = _distances(student)
+        teacher_gram, teacher_distances = _distances(teacher)
+        share = tf.zeros_like(tf.linalg.diag_part(student_gram))
+        if self.distance_weight:
+            difference = _relative(student_distances) - _relative(teacher_distances)
+            share += self.distance_weight * mean_of_rest(_huber(difference))
+        if self.angle_weight:
+            difference = _angles(student_gram, student_distances)
+            difference -= _angles(teacher_gram, teacher_distances)
+            share += self.angle_weight * _mean_of_corners(_huber(difference))
+        return share
+
+
+def _distances(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the Gram matrix of the centred rows, and the rows' distances: (batch, batch)."""
+    # Centred, which no distance notices: a common offset would cancel all digits below.
+    rows -= tf.math.divide_no_nan(
+        tf.reduce_sum(rows, axis=0), tf.cast(tf.shape(rows)[0], rows.dtype)
+    )
+    gram = tf.matmul(rows, rows, transpose_b=True)
+    norms = tf.linalg.diag_part(gram)
+    norms = norms[:, None] + norms[None, :]
+    squares = norms - 2.0 * gram
+    # What is left of equal rows after rounding is no distance; sqrt has no gradient at 0.
+    apart = squares > 1e-12 * norms
+    return gram, tf.where(apart, tf.sqrt(tf.where(apart, squares, 1.0)), 0.0)
+
+
+def _relative(distances: tf.Tensor) -> tf.Tensor:
+    """Returns distances divided by their mean over all pairs of different samples."""
+    count = tf.cast(tf.shape(distances)[0], distances.dtype)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(distances), count * (count - 1.0))
+    return tf.math.divide_no_nan(distances, mean)
+
+
+def _angles(gram: tf.Tensor, distances: tf.Tensor) -> tf.Tensor:
+    """Returns the cosines at i between the directions to j and k, shape (batch, batch, batch)."""
+    norms = tf.linalg.diag_part(gram)
+    products = gram[None, :, :] - gram[:, :, None] - gram[:, None, :] + norms[:, None, None]
+    return tf.math.divide_no_nan(products, distances[:, :, None] * distances[:, None, :])
+
+
+def _mean_of_corners(values: tf.Tensor) -> tf.Tensor:
+    """Returns the mean over j ≠ k, both other than i, of values where j = i or k = i are 0."""
+    off_diagonal = tf.linalg.set_diag(values, tf.zeros_like(tf.linalg.diag_part(values)))
+    count = tf.cast(tf.shape(values)[0], values.dtype)
+    corners = tf.maximum(count - 1.0, 0.0) * tf.maximum(count - 2.0, 0.0)
+    return tf.math.divide_no_nan(tf.reduce_sum(off_diagonal, axis=[1, 2]), corners)
+
+
+def _huber(difference: tf.Tensor) -> tf.Tensor:
+    size = tf.abs(difference)
+    return tf.where(size <= 1.0, 0.5 * tf.square(difference), size - 0.5)
