@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import tensorflow as tf
 
@@ -33,7 +33,7 @@ class Teacher(abc.ABC):
             None where they are the same.
     """
 
-    differentiable: ClassVar[bool] = False
+    differentiable: bool = False
 
     name: str
     outputs: Outputs
@@ -79,7 +79,7 @@ class Teacher(abc.ABC):
         """Returns what the student is given of a batch."""
         return x
 
-    def check_inputs(self, student: Any) -> None:
+    def check_inputs(self, student: Any) -> None:  # noqa: B027
         """Raises ShapeMismatchError unless the teacher takes what the student takes."""
 
 
