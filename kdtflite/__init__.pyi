@@ -7,6 +7,7 @@ from .distillation import losses as losses
 from .distillation import schedules as schedules
 from .distillation import teachers as teachers
 from .distillation.distiller import Distiller as Distiller
+from .distillation.teachers.cache.writing import cache_teacher as cache_teacher
 from .errors import KdtfliteError as KdtfliteError
 from .errors import NotFullyIntegerError as NotFullyIntegerError
 from .evaluation.accuracy import evaluate as evaluate

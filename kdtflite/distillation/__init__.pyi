@@ -1,4 +1,17 @@
 from . import losses as losses
 from . import schedules as schedules
 from . import teachers as teachers
+from .auto import Auto as Auto
+from .auto import Choice as Choice
+from .candidates import Candidate as Candidate
 from .distiller import Distiller as Distiller
+from .mixing import CutMix as CutMix
+from .mixing import MixUp as MixUp
+from .teachers.cache.writing import cache_teacher as cache_teacher
+from .ways.assistants import assistant_chain as assistant_chain
+from .ways.born_again import born_again as born_again
+from .ways.fit import Fit as Fit
+from .ways.multi_task import MultiTaskDistiller as MultiTaskDistiller
+from .ways.mutual import MutualDistiller as MutualDistiller
+from .ways.semi_supervised import SemiSupervisedDistiller as SemiSupervisedDistiller
+from .ways.semi_supervised import semi_supervised_batches as semi_supervised_batches

@@ -1,5 +1,5 @@
 from .base import Teacher as Teacher
-from .cache import TeacherCache as TeacherCache
+from .cache.teacher import TeacherCache as TeacherCache
 from .callable import CallableTeacher as CallableTeacher
 from .ensemble import EnsembleTeacher as EnsembleTeacher
 from .lite import LiteTeacher as LiteTeacher

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -80,12 +81,19 @@ class ModelTeacher(Teacher):
 
     def fingerprint(self) -> str:  # noqa: D102
         digest = hashlib.sha256(f"{self.outputs}\n".encode())
-        for layer in self.model.layers:
-            digest.update(f"{type(layer).__name__}\n".encode())
+        for layer in self.model._flatten_layers(include_self=False):
+            if not hasattr(layer, "layers"):  # of a nested model its layers say it all
+                digest.update(f"{type(layer).__name__} {_settings(layer)}\n".encode())
         for weight in self.model.get_weights():
             digest.update(f"{weight.shape}{weight.dtype}".encode())
             digest.update(np.ascontiguousarray(weight).tobytes())
         return digest.hexdigest()
+
+
+def _settings(layer: Any) -> str:
+    """Returns what the layer is told to do; names, which count up in a process, left out."""
+    config = {key: value for key, value in layer.get_config().items() if "name" not in key}
+    return json.dumps(config, sort_keys=True, default=lambda value: type(value).__name__)
 
 
 def check_ends(model: Any, *, role: str) -> None:

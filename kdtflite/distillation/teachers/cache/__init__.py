@@ -1,0 +1,1 @@
+"""Teacher outputs on disk: written once, shown to students at every training."""

@@ -1,0 +1,292 @@
+"""The data of a teacher cache, read in order: arrays, or a tf.data.Dataset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from kdtflite.data.splits import Dataset, Split
+from kdtflite.errors import DataError
+
+__all__ = ["ArrayData", "Data", "Part", "StreamData", "as_data", "given", "row_fingerprints"]
+
+_HASHED_AT_ONCE = 2**26
+_ALL = 2**62
+
+
+class Part(NamedTuple):
+    """A batch on its way to the teacher.
+
+    Attributes:
+        part: Number of the shard, of a view, that it belongs to.
+        first: Row of its first sample.
+        x: Samples, in their structure.
+        marks: A hash of each sample, shape (batch,), int64; None for arrays.
+    """
+
+    part: int
+    first: int
+    x: Any
+    marks: np.ndarray | None = None
+
+
+class Data(Protocol):
+    """What a cache is made of."""
+
+    @property
+    def kind(self) -> str:
+        """Returns "arrays" or "tf.data"."""
+
+    @property
+    def samples(self) -> int | None:
+        """How many; None before a tf.data.Dataset was read."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the samples; None before a tf.data.Dataset was read."""
+
+    @property
+    def specs(self) -> Any:
+        """tf.TensorSpec of a batch of samples, in their structure."""
+
+    def first(self, count: int) -> Any:
+        """Returns the first samples, at most `count`, as tensors."""
+
+    def shard(self, samples: int) -> int:
+        """Returns how many samples (or batches) a shard takes to hold about `samples`."""
+
+    def parts(self, shard: int) -> int | None:
+        """Returns how many shards a view has; None before a tf.data.Dataset was read."""
+
+    def read(self, shard: int, batch_size: int, wanted: Callable[[int], bool]) -> Iterator[Part]:
+        """Yields the batches of those shards that are `wanted`, in order.
+
+        Args:
+            shard: Samples (or batches) a shard.
+            batch_size: Samples a batch, for arrays.
+            wanted: Whether a shard, by its number, is wanted.
+        """
+
+
+def as_data(data: Any) -> ArrayData | StreamData:
+    """Returns what was given as data that can be read again and again.
+
+    Args:
+        data: Samples; (x, y) or (x, y, sample_weight); a Split; a kdtflite Dataset, of which the
+            training split is meant; or a tf.data.Dataset of batches. Samples may be a dict or a
+            tuple of arrays, for models with several inputs (a tuple inside (x, y) only).
+
+    Raises:
+        DataError: Data that cannot be read in order, or of unequal lengths.
+    """
+    if isinstance(data, Dataset):
+        data = data.train
+    if isinstance(data, Split):
+        data = (data.x, data.y)
+    if isinstance(data, tf.data.Dataset):
+        return StreamData(data)
+    if not isinstance(data, tuple):
+        data = (data,)
+    if not 1 <= len(data) <= 3:
+        raise DataError(
+            "Expected data as (x, y) or (x, y, sample_weight). Received: a tuple of "
+            f"{len(data)}. Put the samples of several inputs into a dict."
+        )
+    return ArrayData(*data)
+
+
+class ArrayData:
+    """Samples in arrays.
+
+    Args:
+        x: Samples, shape (samples, ...), or a dict, tuple or list of them.
+        y: Labels, or None.
+        sample_weight: Weights, or None.
+    """
+
+    kind = "arrays"
+
+    def __init__(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
+        self.x = _arrays(x)
+        self.y = None if y is None else _arrays(y)
+        self.sample_weight = None if sample_weight is None else _arrays(sample_weight)
+        leaves = tf.nest.flatten([self.x, self.y, self.sample_weight])
+        lengths = {len(leaf) if leaf.ndim else 0 for leaf in leaves if leaf is not None}
+        if len(lengths) != 1 or lengths == {0}:
+            raise DataError(
+                "Expected arrays of samples, labels and weights, equally long and none empty. "
+                f"Received lengths: {', '.join(map(str, sorted(lengths)))}."
+            )
+        self.samples = lengths.pop()
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the samples' bytes, shapes and dtypes; labels have no part in it."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(_names(self.x).encode())
+            for array in tf.nest.flatten(self.x):
+                digest.update(f"{array.shape}{array.dtype}".encode())
+                rows = max(1, _HASHED_AT_ONCE * len(array) // max(array.nbytes, 1))
+                for start in range(0, len(array), rows):
+                    part = np.ascontiguousarray(array[start : start + rows])
+                    digest.update(
+                        repr(part.tolist()).encode() if part.dtype == object else part.data
+                    )
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    @property
+    def specs(self) -> Any:  # noqa: D102
+        return tf.nest.map_structure(
+            lambda a: tf.TensorSpec((None, *a.shape[1:]), tf.as_dtype(given(a[:1]).dtype)),
+            self.x,
+        )
+
+    def first(self, count: int) -> Any:  # noqa: D102
+        return self._rows(0, count)
+
+    def shard(self, samples: int) -> int:  # noqa: D102
+        return samples
+
+    def parts(self, shard: int) -> int | None:  # noqa: D102
+        return -(-self.samples // shard)
+
+    def read(  # noqa: D102
+        self, shard: int, batch_size: int, wanted: Callable[[int], bool]
+    ) -> Iterator[Part]:
+        for part in filter(wanted, range(-(-self.samples // shard))):
+            end = min((part + 1) * shard, self.samples)
+            for first in range(part * shard, end, batch_size):
+                yield Part(part, first, self._rows(first, min(first + batch_size, end)))
+
+    def _rows(self, first: int, end: int) -> Any:
+        return tf.nest.map_structure(lambda a: tf.constant(given(a[first:end])), self.x)
+
+
+class StreamData:
+    """Batches of samples in a tf.data.Dataset that gives the same ones every time it is read.
+
+    Args:
+        dataset: Finite; elements x, (x, y) or (x, y, sample_weight), batched.
+
+    Raises:
+        DataError: Endless, empty, not batched, or of a structure that cannot be cached.
+    """
+
+    kind = "tf.data"
+
+    def __init__(self, dataset: tf.data.Dataset) -> None:
+        self.samples: int | None = None
+        self.fingerprint: str | None = None
+        self.fingerprints: np.ndarray | None = None
+        self.batches: int | None = None
+        self.dataset = dataset
+        self.element_spec = dataset.element_spec
+        specs = tf.nest.flatten(self.element_spec)
+        if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise DataError(
+                "Expected a tf.data.Dataset that ends. Received: an endless one. Leave out "
+                "repeat(); `batches` repeats the epochs."
+            )
+        if not all(isinstance(spec, tf.TensorSpec) and spec.shape.rank for spec in specs):
+            raise DataError(
+                "Expected a tf.data.Dataset of batches of dense tensors. Received: "
+                f"{', '.join(map(str, specs))}. Call .batch(32) on it."
+            )
+
+    @property
+    def specs(self) -> Any:  # noqa: D102
+        return tf.nest.map_structure(
+            lambda s: tf.TensorSpec((None, *s.shape[1:]), s.dtype), _inputs(self.element_spec)
+        )
+
+    def first(self, count: int) -> Any:  # noqa: D102
+        for x in self.dataset.take(1).map(_inputs_of):
+            return tf.nest.map_structure(lambda t: t[:count], x)
+        raise DataError("Expected a tf.data.Dataset with samples. Received: an empty one.")
+
+    def shard(self, samples: int) -> int:  # noqa: D102
+        return max(1, samples // max(1, len(tf.nest.flatten(self.first(samples))[0])))
+
+    def parts(self, shard: int) -> int | None:  # noqa: D102
+        return None if self.batches is None else -(-self.batches // shard)
+
+    def read(  # noqa: D102
+        self, shard: int, batch_size: int, wanted: Callable[[int], bool]
+    ) -> Iterator[Part]:
+        del batch_size
+        # Of the first reading at least the first batch is compared with another one.
+        known = self.fingerprints
+        if known is None:
+            known = row_fingerprints(self.first(_ALL)).numpy()
+        seen: list[np.ndarray] = []
+        first = 0
+        inputs = self.dataset.map(_inputs_of)
+        for number, (x, marks) in enumerate(inputs.map(lambda x: (x, row_fingerprints(x)))):
+            seen.append(marks.numpy())
+            if self.fingerprints is not None or number == 0:
+                _check_same(known, seen[-1], first)
+            if wanted(number // shard):
+                yield Part(number // shard, first, x, seen[-1])
+            first += len(seen[-1])
+        if first < len(known):
+            raise _differs(first)
+        self.fingerprints, self.samples, self.batches = np.concatenate(seen), first, len(seen)
+        specs = [f"{s.shape[1:]}{s.dtype.name}" for s in tf.nest.flatten(self.specs)]
+        digest = hashlib.sha256(f"{_names(_inputs(self.element_spec))}{specs}".encode())
+        digest.update(self.fingerprints.data)
+        self.fingerprint = digest.hexdigest()
+
+
+def row_fingerprints(x: Any) -> tf.Tensor:
+    """Returns a 64-bit hash of each sample's bytes, shape (batch,), int64."""
+    hashes = [tf.raw_ops.Fingerprint(data=leaf, method="farmhash64") for leaf in tf.nest.flatten(x)]
+    hashed = tf.raw_ops.Fingerprint(data=tf.concat(hashes, axis=1), method="farmhash64")
+    return tf.bitcast(hashed, tf.int64)
+
+
+def given(array: np.ndarray) -> np.ndarray:
+    """Returns samples in the dtype that `fit` would give them: float64 becomes float32."""
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def _arrays(values: Any) -> Any:
+    if isinstance(values, list) and values and hasattr(values[0], "shape"):
+        values = tuple(values)  # tf.data would make one tensor of a list
+    if isinstance(values, dict | tuple):
+        return tf.nest.map_structure(np.asarray, values)
+    return np.asarray(values)
+
+
+def _names(x: Any) -> str:
+    return ",".join(map(str, x)) if isinstance(x, dict) else ""
+
+
+def _inputs(element: Any) -> Any:
+    return element[0] if isinstance(element, tuple) else element
+
+
+def _inputs_of(*element: Any) -> Any:
+    """As `_inputs`; `map` hands the parts of a tuple over one by one."""
+    return element[0]
+
+
+def _check_same(known: np.ndarray, marks: np.ndarray, first: int) -> None:
+    expected = known[first : first + len(marks)]
+    if len(expected) < len(marks):
+        raise _differs(first + len(expected))
+    if not np.array_equal(expected, marks):
+        raise _differs(first + int(np.argmin(expected == marks)))
+
+
+def _differs(sample: int) -> DataError:
+    return DataError(
+        "Expected a tf.data.Dataset that gives the same samples in the same order every time it "
+        f"is read. Received: others, from sample {sample} on. Leave out shuffle() and random "
+        "augmentation; `batches` shuffles, and augmentation= makes the views."
+    )
