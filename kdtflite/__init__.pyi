@@ -16,6 +16,7 @@ from .evaluation.parity import compare as compare
 from .litemodel import LiteModel as LiteModel
 from .models.load import load_model as load_model
 from .pipeline.run import run as run
+from .pipeline.until_accurate import until_accurate as until_accurate
 from .quantization.aware import quantize_aware as quantize_aware
 
 __version__: str

@@ -32,6 +32,7 @@ class Objective:
         loss_weights: wᵢ, one a loss, numbers or schedules; None takes each loss's own default, and
             1 - w in equal parts for those without.
         task: What is decided.
+        prefix: Put before the names of the terms, where a model has several objectives.
 
     Raises:
         ConfigurationError: Weights or losses that make no sense.
@@ -43,6 +44,8 @@ class Objective:
         hard_label_weight: float | Schedule | None,
         loss_weights: Sequence[float | Schedule] | None,
         task: Task,
+        *,
+        prefix: str = "",
     ) -> None:
         # A tuple, not a list: Keras wraps lists to track what is in them.
         self.losses = _checked(losses, task)
@@ -50,9 +53,9 @@ class Objective:
             self.losses, hard_label_weight, loss_weights
         )
         self.hard_labels: HardLabels | None = None
-        self.loss = keras.metrics.Mean(name="loss")
+        self.loss = keras.metrics.Mean(name=f"{prefix}loss")
         names = (HardLabels.name, *(loss.name for loss in self.losses), "regularization")
-        self._means = {name: keras.metrics.Mean(name=f"{name}_loss") for name in names}
+        self._means = {name: keras.metrics.Mean(name=f"{prefix}{name}_loss") for name in names}
 
     @property
     def student_layers(self) -> list[str]:

@@ -55,7 +55,7 @@ class DistillationLoss(abc.ABC):
         """Paths of the teacher's layers whose outputs `of_step` reads."""
         return ()
 
-    def build(
+    def build(  # noqa: B027
         self, student_shapes: Mapping[str, Shape], teacher_shapes: Mapping[str, Shape]
     ) -> None:
         """Makes what the loss trains or remembers, once the Distiller knows the shapes.

@@ -1,0 +1,6 @@
+"""Ways to distil: chains, generations, peers, unlabelled data, several tasks."""
+
+import lazy_loader
+
+# Names and their modules stand in __init__.pyi; each is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
