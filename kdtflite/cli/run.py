@@ -29,6 +29,14 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Start again, replacing what the folder holds.")
     ] = False,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Who trains: none (one device), mirrored (all GPUs), multi_worker (the workers of "
+            "TF_CONFIG), or auto.",
+        ),
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
 ) -> None:
     """Runs a recipe: teacher, distilled student, proven int8 file, report.
@@ -41,7 +49,9 @@ def command(
     import kdtflite
     from kdtflite.reporting import render_table
 
-    result = kdtflite.run(recipe, output=output, data_path=data, force=force, seed=seed)
+    result = kdtflite.run(
+        recipe, output=output, data_path=data, force=force, seed=seed, strategy=strategy
+    )
     if as_json:
         typer.echo(json.dumps(result.report, indent=2))
         return

@@ -9,21 +9,25 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from kdtflite.distillation.auto import Auto, Choice, as_auto
 from kdtflite.distillation.calibrate_first import calibrate_on_first_batches
+from kdtflite.distillation.callbacks import all_callbacks
 from kdtflite.distillation.check_first import check_first_batch, label_outside
 from kdtflite.distillation.check_models import check_loss, check_models
 from kdtflite.distillation.losses import DistillationLoss, HardLabels, SoftTargets
 from kdtflite.distillation.mixing import Mixing
 from kdtflite.distillation.objective import Objective, share_of_mean
 from kdtflite.distillation.outputs import as_classes, resolve_outputs, resolve_task, to_logits
+from kdtflite.distillation.own_errors import own_errors
 from kdtflite.distillation.schedules import Schedule
 from kdtflite.distillation.step import Observed, Step, Taught
 from kdtflite.distillation.taps import TappedModel
+from kdtflite.distillation.teachers.failures import python_error
 from kdtflite.distillation.teachers.model import check_ends
 from kdtflite.distillation.teachers.resolve import as_teacher
+from kdtflite.distillation.trials import choose_on
 from kdtflite.errors import ConfigurationError, DataError, UnsupportedModelError
 from kdtflite.models.as_tf_keras import as_tf_keras
-from kdtflite.models.keras3_callbacks import to_tf_keras_callback
 from kdtflite.models.keras3_objects import (
     to_tf_keras_loss,
     to_tf_keras_metric,
@@ -50,7 +54,8 @@ class Distiller(keras.Model):
         teacher: A Keras model, a `kdtflite.teachers` Teacher (an ensemble, a file, a cache), a
             path, a list of these, or a Python function. Its weights are never trained, saved or
             counted. None only where `losses` is empty: training on the labels alone.
-        losses: Distillation losses; by default `SoftTargets(temperature=4.0)`.
+        losses: Distillation losses; by default `SoftTargets(temperature=4.0)`. "auto", or an
+            `Auto`: `fit` chooses by short runs on its validation data, see `choice`.
         hard_label_weight: w, from 0 (the teacher alone) to 1, or a schedule; by default 0.1 with
             losses on logits, 1 with others alone.
         loss_weights: wᵢ, one a loss, numbers or schedules; by default each loss's own, and 1 - w
@@ -82,7 +87,7 @@ class Distiller(keras.Model):
         student: Any,
         teacher: Any,
         *,
-        losses: Sequence[DistillationLoss] | None = None,
+        losses: Sequence[DistillationLoss] | Auto | str | None = None,
         hard_label_weight: float | Schedule | None = None,
         loss_weights: Sequence[float | Schedule] | None = None,
         teacher_preprocessing: Callable[[Any], Any] | None = None,
@@ -96,11 +101,13 @@ class Distiller(keras.Model):
         student = as_tf_keras(student)
         # Inputs reach the student as they are, and the loss is scaled where the student needs it,
         # whatever the global policy was when each was made.
-        super().__init__(name=name, autocast=False, dtype=_policy(student))
+        super().__init__(name=name, autocast=False, dtype=policy_of(student))
         self.student = student
         self._preprocessing = student_preprocessing
         self._mixing = mixing
-        if teacher is None and (losses is None or len(losses)):
+        self._auto = as_auto(losses, hard_label_weight, loss_weights)
+        self.choice: Choice | None = None
+        if teacher is None and losses not in ([], ()):
             raise ConfigurationError(
                 "Expected a teacher. Received: None. Without one, pass losses=[] to train on the "
                 "labels alone."
@@ -108,7 +115,9 @@ class Distiller(keras.Model):
         self._teacher = (
             None
             if teacher is None
-            else as_teacher(teacher, preprocessing=teacher_preprocessing, outputs=teacher_outputs)
+            else as_teacher(
+                teacher, preprocessing=teacher_preprocessing, outputs=teacher_outputs, task=task
+            )
         )
         check_ends(student, role="student")
         self._student_outputs = resolve_outputs(student, student_outputs, role="student", task=task)
@@ -116,16 +125,11 @@ class Distiller(keras.Model):
             task = "multilabel"
         self.task = resolve_task(student, self._student_outputs, task)
         check_models(self._teacher, student, self.task, own_inputs=student_preprocessing is None)
-        self._objective = Objective(
-            [SoftTargets()] if losses is None else losses,
-            hard_label_weight,
-            loss_weights,
-            self.task,
+        if self._auto is not None:
+            losses, hard_label_weight = [], 1.0  # until it is chosen
+        self._set_losses(
+            [SoftTargets()] if losses is None else losses, hard_label_weight, loss_weights
         )
-        self._tapped = TappedModel(student, self._objective.student_layers, role="student")
-        self._tap_teacher()
-        # Checkpoints of this model keep what the losses train; the student's own files do not.
-        self._loss_state = _State(self._objective.variables)
         self.built = True  # the student is; this model has no weights of its own
 
     @property
@@ -142,6 +146,19 @@ class Distiller(keras.Model):
     def loss_variables(self) -> list[tf.Variable]:
         """What the losses train or remember; to resume a training, restore these as well."""
         return self._objective.variables
+
+    def adopt(self, choice: Choice) -> None:
+        """Trains from now on by what `losses="auto"` chose, here or elsewhere."""
+        chosen = (self._auto or Auto()).named(choice.chosen)
+        hard_labels = self._objective.hard_labels
+        self._set_losses(chosen.losses(), chosen.hard_label_weight, chosen.loss_weights)
+        self._objective.hard_labels = hard_labels
+        self.train_function = None  # of the losses before
+        self.choice = choice
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Moves the schedules of weights and temperatures on to `epoch`, from 0, of `epochs`."""
+        self._objective.begin_epoch(epoch, epochs)
 
     def __dir__(self) -> list[str]:
         # save_weights("*.weights.h5") stores every model that it finds by dir().
@@ -219,7 +236,7 @@ class Distiller(keras.Model):
             UnsupportedModelError: A ModelCheckpoint of a quantization-aware student in a .keras
                 file.
         """
-        callbacks = _callbacks(callbacks, _Schedules(self._objective))
+        callbacks = all_callbacks(callbacks, self)
         for callback in getattr(callbacks, "callbacks", callbacks):
             if isinstance(callback, keras.callbacks.ModelCheckpoint) and (
                 not callback.save_weights_only
@@ -235,20 +252,27 @@ class Distiller(keras.Model):
         x = calibrate_on_first_batches(
             self.student, x, batch_size=batch_size, inputs_of=self._student_inputs
         )
+        if self._auto is not None and self.choice is None:
+            self.adopt(choose_on(self, self._auto, x, y, batch_size, epochs, kwargs))
         try:
-            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
-        except tf.errors.InvalidArgumentError as error:
+            with own_errors():
+                return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        except tf.errors.OpError as error:
+            if cause := python_error(error):
+                raise cause from None
             if problem := label_outside(error):
                 raise DataError(problem) from None
             raise
 
     def evaluate(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
         """Evaluates the student, as `tf_keras.Model.evaluate`: its hard-label loss and metrics."""
-        return super().evaluate(*args, callbacks=_callbacks(callbacks), **kwargs)
+        with own_errors():
+            return super().evaluate(*args, callbacks=all_callbacks(callbacks), **kwargs)
 
     def predict(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
         """Returns the student's outputs, as `tf_keras.Model.predict`."""
-        return super().predict(*args, callbacks=_callbacks(callbacks), **kwargs)
+        with own_errors():
+            return super().predict(*args, callbacks=all_callbacks(callbacks), **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Trains on one batch and returns the running means of every loss term and metric."""
@@ -316,16 +340,19 @@ class Distiller(keras.Model):
                 "save_weights_only=True)."
             )
 
-    def _tap_teacher(self) -> None:
-        objective = self._objective
-        if self._teacher is None:
-            return
-        if objective.needs_input_gradient and not self._teacher.differentiable:
-            raise ConfigurationError(
-                "A loss on gradients by the inputs needs a Keras model as the teacher. Received: "
-                f"a {type(self._teacher).__name__}, through which no gradient flows."
-            )
-        objective.build(self._tapped.shapes, self._teacher.tap(objective.teacher_layers))
+    def _set_losses(self, losses: Any, hard_label_weight: Any, loss_weights: Any) -> None:
+        objective = Objective(losses, hard_label_weight, loss_weights, self.task)
+        self._tapped = TappedModel(self.student, objective.student_layers, role="student")
+        if self._teacher is not None:
+            if objective.needs_input_gradient and not self._teacher.differentiable:
+                raise ConfigurationError(
+                    "A loss on gradients by the inputs needs a Keras model as the teacher. "
+                    f"Received: a {type(self._teacher).__name__}, through which no gradient flows."
+                )
+            objective.build(self._tapped.shapes, self._teacher.tap(objective.teacher_layers))
+        self._objective = objective
+        # Checkpoints of this model keep what the losses train; the student's own files do not.
+        self._loss_state = _State(objective.variables)
 
     def _taught(self, x: Any, recording: contextlib.ExitStack | None) -> Observed | None:
         """Returns what the teacher shows of a batch; None where no loss looks at it."""
@@ -358,29 +385,8 @@ class _State(tf.__internal__.tracking.AutoTrackable):
         self.variables = variables
 
 
-class _Schedules(keras.callbacks.Callback):
-    """Moves weights and temperatures on at the start of every epoch."""
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.objective = objective
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        del logs
-        self.objective.begin_epoch(epoch, self.params["epochs"])
-
-
-def _policy(student: keras.Model) -> str:
+def policy_of(student: keras.Model) -> str:
     """Returns the policy under which Keras scales the loss if `student` computes in float16."""
     layers = student._flatten_layers(include_self=False)
     half = any(layer.compute_dtype == "float16" for layer in layers)
     return "mixed_float16" if half else "float32"
-
-
-def _callbacks(callbacks: Any, *first: keras.callbacks.Callback) -> Any:
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        for callback in first:
-            callbacks.append(callback)
-        return callbacks
-    given = [] if callbacks is None else tf.nest.flatten(callbacks)
-    return [*first, *(to_tf_keras_callback(callback) for callback in given)]

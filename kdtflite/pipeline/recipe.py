@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,8 +17,11 @@ __all__ = [
     "ConversionRecipe",
     "DataRecipe",
     "DistillationRecipe",
+    "EarlyStoppingRecipe",
     "EvaluationRecipe",
+    "MixingRecipe",
     "ModelRecipe",
+    "QuantizationRecipe",
     "Recipe",
     "TrainingRecipe",
     "list_recipes",
@@ -71,6 +74,25 @@ class AugmentationRecipe(_Strict):
     flip: bool = Field(False, description="mirror every second image")
 
 
+class MixingRecipe(_Strict):
+    """Training samples that are mixtures of two, the same for student and teacher."""
+
+    mixup: float | None = Field(None, gt=0, description="alpha of MixUp; the paper has 0.2")
+    cutmix: float | None = Field(None, gt=0, description="alpha of CutMix; the paper has 1")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> MixingRecipe:
+        if (self.mixup is None) == (self.cutmix is None):
+            raise ValueError("give either `mixup` or `cutmix`, with its alpha")
+        return self
+
+
+class EarlyStoppingRecipe(_Strict):
+    """Ends a training that gets no better, and keeps the weights of its best epoch."""
+
+    patience: int = Field(ge=1, description="epochs without a better validation accuracy")
+
+
 class TrainingRecipe(_Strict):
     """One training: Adam with warm-up and cosine decay."""
 
@@ -79,6 +101,24 @@ class TrainingRecipe(_Strict):
     learning_rate: float = Field(gt=0, description="peak of the learning rate")
     warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear rise to the peak")
     augmentation: AugmentationRecipe = AugmentationRecipe()
+    mixing: MixingRecipe | None = Field(
+        None, description="mix samples: {mixup: alpha} or {cutmix: alpha}"
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, description="decay of the kernels (AdamW); biases and norms have none"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the hard labels spread over all classes"
+    )
+    clip_norm: float | None = Field(
+        None, gt=0, description="largest norm of all gradients together"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="momentum of a moving average of the weights, which is kept"
+    )
+    early_stopping: EarlyStoppingRecipe | None = Field(
+        None, description="end where the validation accuracy gets no better: {patience: epochs}"
+    )
 
 
 class ModelRecipe(_Strict):
@@ -108,12 +148,86 @@ class StudentRecipe(_Strict):
 
 
 class DistillationRecipe(TrainingRecipe):
-    """Training by the teacher: T² KL of soft targets, mixed with hard labels."""
+    """Training by the teacher: chosen on the validation samples, or as named here."""
 
-    temperature: float = Field(4.0, gt=0, description="T of the soft targets")
-    hard_label_weight: float = Field(
-        0.1, ge=0, le=1, description="weight of the hard labels; the soft targets get the rest"
+    losses: Any = Field(
+        None,
+        description="auto (the default): chosen by short runs; or a list, each with `name`, "
+        "perhaps `weight`, and the loss's own parameters",
     )
+    temperature: Any = Field(
+        None, description="T of the soft targets, in place of `losses`; 4 if only the weight is set"
+    )
+    hard_label_weight: Any = Field(
+        None, description="weight of the hard labels, 0 to 1; losses on logits share the rest"
+    )
+
+    _without: ClassVar[str] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, values: Any) -> Any:
+        named = ("losses", "temperature", "hard_label_weight")
+        if isinstance(values, dict) and all(values.get(name) is None for name in named):
+            return {**values, "losses": cls._without}
+        return values
+
+    @field_validator("losses")
+    @classmethod
+    def _word_or_list(cls, value: Any) -> Any:
+        entries = isinstance(value, list) and all(
+            isinstance(entry, dict) and "name" in entry for entry in value
+        )
+        if value not in (None, cls._without) and not entries:
+            raise ValueError(
+                f"expected {cls._without!r} or a list such as [{{name: soft_targets, "
+                "temperature: 2.0}]"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DistillationRecipe:
+        word = isinstance(self.losses, str)
+        if word and (self.temperature is not None or self.hard_label_weight is not None):
+            raise ValueError(
+                f"`losses: {self.losses}` brings temperature and weights with it; leave out "
+                "`losses`, or `temperature` and `hard_label_weight`"
+            )
+        if self.losses is not None and self.temperature is not None:
+            raise ValueError(
+                "`temperature` is for soft targets without `losses`; write it beside the name of "
+                "a loss in the list"
+            )
+        if not word:
+            self.distiller_options()
+        return self
+
+    def distiller_options(self) -> dict[str, Any]:
+        """Returns what `Distiller` takes, new losses at every call."""
+        # Here, since it loads TensorFlow, which most recipes need not be read with.
+        from kdtflite.pipeline.losses import make_losses
+
+        if isinstance(self.losses, str):
+            return {"losses": "auto"}
+        soft_targets: dict[str, Any] = {"name": "soft_targets"}
+        if self.temperature is not None:
+            soft_targets["temperature"] = self.temperature
+        losses = [soft_targets] if self.losses is None else self.losses
+        try:
+            return make_losses(losses, self.hard_label_weight)
+        except ConfigurationError as error:
+            raise ValueError(str(error).rstrip(".")) from error
+
+
+class QuantizationRecipe(DistillationRecipe):
+    """Quantization-aware training by the teacher, going on from the distilled student."""
+
+    losses: Any = Field(
+        None,
+        description="distillation (the default): what that stage was trained with; or a list",
+    )
+
+    _without: ClassVar[str] = "distillation"
 
 
 class ConversionRecipe(_Strict):
@@ -142,7 +256,7 @@ class Recipe(_Strict):
     teacher: ModelRecipe
     student: StudentRecipe = StudentRecipe()
     distillation: DistillationRecipe
-    quantization: DistillationRecipe = Field(
+    quantization: QuantizationRecipe = Field(
         description="quantization-aware distillation, going on from the distilled student"
     )
     hard_labels: TrainingRecipe | None = Field(
@@ -159,7 +273,8 @@ class Recipe(_Strict):
         if self.hard_labels is not None:
             return self.hard_labels
         # As many epochs as the student to ship gets in all: it should win by its teacher alone.
-        shared = self.distillation.model_dump(exclude={"temperature", "hard_label_weight"})
+        own = set(DistillationRecipe.model_fields) - set(TrainingRecipe.model_fields)
+        shared = self.distillation.model_dump(exclude=own)
         shared["epochs"] += self.quantization.epochs
         return TrainingRecipe(**shared)
 

@@ -29,6 +29,7 @@ from kdtflite.files import sha256, write_json, write_text
 from kdtflite.litemodel import LiteModel
 from kdtflite.models.model_files import open_model_file
 from kdtflite.pipeline.recipe import Recipe, load_recipe
+from kdtflite.pipeline.workers import Workers
 from kdtflite.progress import logged_to, say
 from kdtflite.reporting.schema import REPORT_VERSION
 from kdtflite.runtime import versions
@@ -76,6 +77,7 @@ def run(
     data_path: str | None = None,
     seed: int | None = None,
     force: bool = False,
+    strategy: str = "auto",
 ) -> RunResult:
     """Runs a recipe: teacher, students, integer file, measurements, report.
 
@@ -89,28 +91,44 @@ def run(
         data_path: File or folder of the data set, in place of the recipe's.
         seed: In place of the recipe's.
         force: Start over where the folder holds a run already.
+        strategy: Who trains: "none" (one device), "mirrored" (all GPUs of this machine),
+            "multi_worker" (the workers of the environment variable TF_CONFIG, each started with
+            the same call and seeing the same folder), or "auto" for what there is.
 
     Raises:
-        ConfigurationError: The recipe cannot be used.
+        ConfigurationError: The recipe or the strategy cannot be used.
         OutputExistsError: The folder holds a run of another recipe, or something else.
         DataError: The data cannot be used, or changed since the run began.
+        KdtfliteError: Another worker died; started again, they go on from the last checkpoint.
     """
+    workers = Workers(strategy)
+    workers.start()  # reading a recipe makes its losses, and so begins work with TensorFlow
     resolved = _resolve(load_recipe(recipe), data_path, seed)
     folder = Path(output) if output is not None else Path("runs") / resolved.name
-    _open_folder(folder, resolved, force)
-    with _locked(folder), logged_to(folder / "log.txt"):
-        if (folder / "report.json").is_file():
-            say(f"The run in {folder} is finished already. Pass --force to start it over.")
+    with workers.together(folder):
+        workers.check_same(resolved.model_dump_json())
+        if workers.chief:
+            _open_folder(folder, resolved, force)
+            with _locked(folder), logged_to(folder / "log.txt"):
+                _finish(resolved, folder, workers)
         else:
-            try:
-                _work(resolved, folder)
-            except KdtfliteError:
-                # Refused for its data or its teacher: nothing in it is worth going on from, and
-                # the mended recipe should not find it in its way.
-                if not any((folder / "teacher" / begun).exists() for begun in _BEGUN):
-                    _clear(folder)
-                raise
+            _finish(resolved, folder, workers)
     return RunResult(folder, json.loads((folder / "report.json").read_text()))
+
+
+def _finish(recipe: Recipe, folder: Path, workers: Workers) -> None:
+    if workers.agreed((folder / "report.json").is_file()):
+        say(f"The run in {folder} is finished already. Pass --force to start it over.")
+        return
+    try:
+        _work(recipe, folder, workers)
+    except KdtfliteError:
+        # Refused for its data or its teacher: nothing in it is worth going on from, and the
+        # mended recipe should not find it in its way.
+        begun = any((folder / "teacher" / name).exists() for name in _BEGUN)
+        if workers.chief and not begun:
+            _clear(folder)
+        raise
 
 
 def _resolve(recipe: Recipe, data_path: str | None, seed: int | None) -> Recipe:
@@ -202,7 +220,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _work(recipe: Recipe, folder: Path) -> None:
+def _work(recipe: Recipe, folder: Path, workers: Workers) -> None:
     teacher = recipe.teacher.load
     if teacher is not None and not (folder / "teacher" / "done.json").is_file():
         open_model_file(teacher)  # refused now rather than after the data are loaded
@@ -214,49 +232,73 @@ def _work(recipe: Recipe, folder: Path) -> None:
     from kdtflite.reporting import write_html
 
     tf.config.experimental.enable_op_determinism()
-    about = json.loads((folder / _ABOUT).read_text())
+    about = workers.seen(lambda: _read_json(folder / _ABOUT), str(folder / _ABOUT))
     if about["versions"] != versions():
         say("The versions differ from those the run began with; its files may come out different.")
-    current = Run(recipe, folder, {})
+    current = Run(recipe, folder, {}, workers)
     seconds = {}
     redo = False
     for number, stage in enumerate(STAGES, start=1):
         done = None if redo else _finished(folder / stage.name)
-        if done is None:
+        if workers.agreed(done is None):
             redo = True  # what follows was made from what is gone
             say(f"Stage {number} of {len(STAGES)}: {stage.title}")
             done = _run_stage(stage, current, folder / stage.name)
-        elif stage.name == "data" and stage.work(current) != done["result"]:
+            made = workers.chief
+        else:
+            done = done or _wait_for(workers, folder / stage.name)
+            made = False
+        if stage.name == "data" and not made and stage.work(current) != done["result"]:
             raise DataError(
-                f"The data changed since the run in {folder} began. Expected the same samples "
-                f"({done['result']['fingerprint'][:12]}). Pass --force to start over."
+                f"The data changed since the run in {folder} began, or are others than the "
+                f"chief's. Expected the same samples ({done['result']['fingerprint'][:12]}). Pass "
+                "--force to start over."
             )
         current.results[stage.name] = done["result"]
         seconds[stage.name] = done["seconds"]
         keras.backend.clear_session()
-    shutil.copyfile(folder / "files" / "distilled_int8.tflite", folder / f".{_SHIPPED}")
-    os.replace(folder / f".{_SHIPPED}", folder / _SHIPPED)
-    report = _report(recipe, folder, current.results, seconds, about)
-    write_html(report, folder / "report.html", overwrite=True)
-    write_json(folder / "report.json", report, overwrite=True)  # last: it says "finished"
+    if workers.chief:
+        shutil.copyfile(folder / "files" / "distilled_int8.tflite", folder / f".{_SHIPPED}")
+        os.replace(folder / f".{_SHIPPED}", folder / _SHIPPED)
+        report = _report(recipe, folder, current.results, seconds, about)
+        write_html(report, folder / "report.html", overwrite=True)
+        write_json(folder / "report.json", report, overwrite=True)  # last: it says "finished"
+    workers.agreed(0)
+    workers.seen(lambda: _read_json(folder / "report.json"), "report.json")
 
 
 def _run_stage(stage: Any, current: Any, folder: Path) -> dict[str, Any]:
     import tf_keras as keras
 
-    folder.mkdir(exist_ok=True)
+    workers = current.workers
+    if workers.chief:
+        folder.mkdir(exist_ok=True)
     keras.utils.set_random_seed(current.recipe.seed)
     started = time.monotonic()
-    result = stage.work(current)
-    # The checkpoints have served; what is left are the stage's artefacts.
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    done = {
-        "seconds": round(time.monotonic() - started, 2),
-        "artefacts": [_artefact(path, folder.parent) for path in _artefacts(folder)],
-        "result": result,
-    }
-    write_json(folder / "done.json", done, overwrite=True)
-    return done
+    if stage.together:
+        with workers.scope():
+            result = stage.work(current)
+    elif workers.chief:
+        result = stage.work(current)
+    if workers.chief:
+        # The checkpoints have served; what is left are the stage's artefacts.
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        done = {
+            "seconds": round(time.monotonic() - started, 2),
+            "artefacts": [_artefact(path, folder.parent) for path in _artefacts(folder)],
+            "result": result,
+        }
+        write_json(folder / "done.json", done, overwrite=True)
+    workers.agreed(0)  # the others wait for the chief here
+    return done if workers.chief else _wait_for(workers, folder)
+
+
+def _wait_for(workers: Workers, folder: Path) -> dict[str, Any]:
+    return workers.seen(lambda: _finished(folder), str(folder))
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _artefacts(folder: Path) -> list[Path]:
@@ -320,6 +362,7 @@ def _report(
             for stage in trainings
             if "training" in results[stage]
         },
+        **{key: value for key, value in results["distilled"].items() if key == "choice"},
         "proof": results["files"]["proofs"]["distilled_int8"],
         "quantization": results["distilled_qat"]["quantization"],
         "reproduce": {

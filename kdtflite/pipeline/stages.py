@@ -17,17 +17,20 @@ from kdtflite.conversion.integer_proof import prove_fully_integer
 from kdtflite.data.batches import steps_an_epoch
 from kdtflite.data.sources import is_path, load
 from kdtflite.data.splits import Dataset
+from kdtflite.distillation.auto import Auto
 from kdtflite.distillation.distiller import Distiller
-from kdtflite.distillation.losses import SoftTargets
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 from kdtflite.files import staged
 from kdtflite.litemodel import LiteModel
 from kdtflite.models.builders import build_model
 from kdtflite.models.inspect import number_of_classes
 from kdtflite.models.load import load_model
+from kdtflite.pipeline.choosing import choose_resumably
+from kdtflite.pipeline.losses import make_mixing
 from kdtflite.pipeline.measure import LABELS, measure
 from kdtflite.pipeline.recipe import DistillationRecipe, Recipe, TrainingRecipe
-from kdtflite.pipeline.training import adam, fit_resumably
+from kdtflite.pipeline.training import adam, cross_entropy, fit_resumably
+from kdtflite.pipeline.workers import ALONE, Workers
 from kdtflite.progress import say
 from kdtflite.quantization.aware import quantize_aware
 
@@ -41,6 +44,7 @@ class Run:
     recipe: Recipe
     folder: Path
     results: dict[str, dict[str, Any]]
+    workers: Workers = ALONE
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -64,7 +68,8 @@ class Run:
 
     def keep(self, model: keras.Model, stage: str, name: str) -> str:
         """Writes a Keras model into a stage's folder and returns its file name."""
-        with staged(self.folder / stage / name, overwrite=True) as path, warnings.catch_warnings():
+        folder = self.workers.own(self.folder / stage)
+        with staged(folder / name, overwrite=True) as path, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are saving your model as an HDF5")
             model.save(path)
         return name
@@ -79,11 +84,13 @@ class Stage:
         title: What it does, for people.
         work: Does it and returns what later stages and the report need, as JSON values. Files
             go into the stage's folder; called again after a kill, it goes on or starts over.
+        together: Whether all workers do it; else the chief does it for all.
     """
 
     name: str
     title: str
     work: Callable[[Run], dict[str, Any]]
+    together: bool = False
 
 
 def _data(run: Run) -> dict[str, Any]:
@@ -119,14 +126,16 @@ def _hard_labels(run: Run) -> dict[str, Any]:
 
 def _distilled(run: Run) -> dict[str, Any]:
     recipe = run.recipe.distillation
-    return _distil(run, _student(run), recipe, "distilled", "student, distilled")
+    options = recipe.distiller_options()
+    return _distil(run, _student(run), recipe, options, "distilled", "student, distilled")
 
 
 def _distilled_qat(run: Run) -> dict[str, Any]:
+    recipe = run.recipe.quantization
+    options = _chosen(run) if recipe.losses == "distillation" else recipe.distiller_options()
     student = quantize_aware(run.model("distilled"), run.dataset.train.x)
-    result = _distil(
-        run, student, run.recipe.quantization, "distilled_qat", "student, distilled QAT"
-    )
+    title = "student, distilled QAT"
+    result = _distil(run, student, recipe, options, "distilled_qat", title)
     return {**result, "quantization": student.quantization.to_dict()}
 
 
@@ -189,30 +198,62 @@ def _student(run: Run) -> keras.Model:
     return _build(run, recipe.architecture, recipe.widths, "student")
 
 
-def _cross_entropy() -> keras.losses.Loss:
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
 def _train_plainly(
     run: Run, model: keras.Model, recipe: TrainingRecipe, stage: str, title: str
 ) -> dict[str, Any]:
-    steps = steps_an_epoch(run.dataset.train, recipe.batch_size)
-    model.compile(adam(recipe, steps), _cross_entropy(), metrics=["accuracy"])
-    return _fit(run, model, model, recipe, stage, title)
+    # Only the Distiller mixes; without a teacher it is a plain training.
+    fitted = (
+        model if recipe.mixing is None else Distiller(model, None, losses=[], **_mixing(recipe))
+    )
+    _compile(run, fitted, recipe)
+    return _fit(run, fitted, model, recipe, stage, title)
 
 
 def _distil(
-    run: Run, student: keras.Model, recipe: DistillationRecipe, stage: str, title: str
+    run: Run,
+    student: keras.Model,
+    recipe: DistillationRecipe,
+    options: dict[str, Any],
+    stage: str,
+    title: str,
 ) -> dict[str, Any]:
+    distiller = Distiller(student, run.model("teacher"), **options, **_mixing(recipe))
+    _compile(run, distiller, recipe)
+    choice = {}
+    if options["losses"] == "auto":
+        seed, folder = run.recipe.seed, run.folder / stage
+        chosen = choose_resumably(
+            distiller, run.dataset, recipe, seed=seed, folder=folder, workers=run.workers
+        )
+        choice = {"choice": chosen.to_dict()}
+        # The optimizer trains what the chosen losses train as well.
+        _compile(run, distiller, recipe)
+    return {**_fit(run, distiller, distiller.student, recipe, stage, title), **choice}
+
+
+def _chosen(run: Run) -> dict[str, Any]:
+    """Returns what `Distiller` takes to go on by the losses of the distillation."""
+    choice = run.results["distilled"].get("choice")
+    if choice is None:
+        return run.recipe.distillation.distiller_options()
+    chosen = Auto().named(choice["chosen"])
+    return {
+        "losses": chosen.losses(),
+        "hard_label_weight": chosen.hard_label_weight,
+        "loss_weights": chosen.loss_weights,
+    }
+
+
+def _mixing(recipe: TrainingRecipe) -> dict[str, Any]:
+    return {} if recipe.mixing is None else {"mixing": make_mixing(recipe.mixing.model_dump())}
+
+
+def _compile(run: Run, model: keras.Model, recipe: TrainingRecipe) -> None:
     steps = steps_an_epoch(run.dataset.train, recipe.batch_size)
-    distiller = Distiller(
-        student,
-        run.model("teacher"),
-        losses=[SoftTargets(temperature=recipe.temperature)],
-        hard_label_weight=recipe.hard_label_weight,
-    )
-    distiller.compile(adam(recipe, steps), _cross_entropy(), metrics=["accuracy"])
-    return _fit(run, distiller, distiller.student, recipe, stage, title)
+    trained = model.trained_variables if isinstance(model, Distiller) else model.trainable_variables
+    model.compile(adam(recipe, steps, trained), cross_entropy(recipe), metrics=["accuracy"])
+    # What metrics show is every replica's already; by default Keras would add it up.
+    model.distribute_reduction_method = "first"
 
 
 def _fit(
@@ -231,6 +272,7 @@ def _fit(
         seed=run.recipe.seed,
         folder=run.folder / stage,
         title=title,
+        workers=run.workers,
     )
     # A fake-quantized model can be loaded again from .h5, not from .keras (TFMOT 0.8.1).
     quantized = hasattr(trained, "quantization")
@@ -239,11 +281,13 @@ def _fit(
 
 
 STAGES = (
-    Stage("data", "load the data", _data),
-    Stage("teacher", "train or load the teacher", _teacher),
-    Stage("hard_labels", "train the baseline: the student on hard labels", _hard_labels),
-    Stage("distilled", "distil the float student", _distilled),
-    Stage("distilled_qat", "distil the quantization-aware student", _distilled_qat),
+    Stage("data", "load the data", _data, together=True),
+    Stage("teacher", "train or load the teacher", _teacher, together=True),
+    Stage(
+        "hard_labels", "train the baseline: the student on hard labels", _hard_labels, together=True
+    ),
+    Stage("distilled", "distil the float student", _distilled, together=True),
+    Stage("distilled_qat", "distil the quantization-aware student", _distilled_qat, together=True),
     Stage("files", "convert and prove", _files),
     Stage("measurements", "measure the files", _measurements),
 )

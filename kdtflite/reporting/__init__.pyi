@@ -6,3 +6,4 @@ from .plots import training_curves as training_curves
 from .schema import REPORT_VERSION as REPORT_VERSION
 from .schema import Report as Report
 from .text import render_table as render_table
+from .trial_plot import trial_curves as trial_curves

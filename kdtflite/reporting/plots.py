@@ -22,10 +22,19 @@ from kdtflite.errors import DataError
 from kdtflite.reporting.formatting import number, size
 from kdtflite.reporting.palette import GRID, INK, MATRIX, SERIES
 
-__all__ = ["accuracy_versus_latency", "accuracy_versus_size", "confusion_matrix", "training_curves"]
+__all__ = [
+    "MARKERS",
+    "WIDTH",
+    "accuracy_versus_latency",
+    "accuracy_versus_size",
+    "confusion_matrix",
+    "legend",
+    "style",
+    "training_curves",
+]
 
-_WIDTH = 4.2  # Inches: on a phone, 9 points then still are about 10 pixels.
-_MARKERS = "osD^vPX"
+WIDTH = 4.2  # Inches: on a phone, 9 points then still are about 10 pixels.
+MARKERS = "osD^vPX"
 _MOST_CELLS_WITH_NUMBERS = 20  # Classes.
 _MOST_TICKS = 34
 _LONGEST_NAME = 18  # Characters.
@@ -98,9 +107,9 @@ def training_curves(
         )
     along = np.asarray(epochs if epochs is not None else range(1, max(lengths.values()) + 1))
     panels = _panels(history)
-    with _style():
+    with style():
         figure = Figure(
-            figsize=(_WIDTH, 0.5 + sum(_PANEL_HEIGHTS[panel] for panel in panels)),
+            figsize=(WIDTH, 0.5 + sum(_PANEL_HEIGHTS[panel] for panel in panels)),
             layout="constrained",
         )
         drawn = figure.subplots(
@@ -154,8 +163,8 @@ def confusion_matrix(
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     longest = min(_LONGEST_NAME, max(map(len, names)))
-    side = _WIDTH if classes <= 12 else 6.0
-    with _style():
+    side = WIDTH if classes <= 12 else 6.0
+    with style():
         figure = Figure(figsize=(side, side * 0.9), layout="constrained")
         axes = figure.subplots()
         # By the square root, since the few mistakes are what one looks for. "none" keeps one
@@ -191,8 +200,8 @@ def _trade_off(
         x, y = across(model), number(model.get("accuracy"))
         if x is not None and y is not None and x > 0:
             points.append((place, model, x, y))
-    with _style():
-        figure = Figure(figsize=(_WIDTH, 3.6 + 0.19 * len(points)), layout="constrained")
+    with style():
+        figure = Figure(figsize=(WIDTH, 3.6 + 0.19 * len(points)), layout="constrained")
         axes = figure.subplots()
         axes.set_xscale("log")
         for place, model, x, y in points:
@@ -203,7 +212,7 @@ def _trade_off(
             axes.plot(
                 [x],
                 [y],
-                _MARKERS[place % len(_MARKERS)],
+                MARKERS[place % len(MARKERS)],
                 color=colour,
                 markersize=8.5,
                 markeredgewidth=1.8,
@@ -218,7 +227,7 @@ def _trade_off(
         if points:
             _log_ticks(axes, [x for _, _, x, _ in points], text)
             _cap_at_one(axes)
-            _legend(axes, columns=1)
+            legend(axes, columns=1)
     return figure
 
 
@@ -287,7 +296,7 @@ def _curves(axes: Axes, along: np.ndarray, curves: Mapping[str, np.ndarray]) -> 
             label=_curve_name(key),
         )
     if set(curves) - set(_RATES):
-        _legend(axes, columns=2)
+        legend(axes, columns=2)
 
 
 def _curve_name(key: str) -> str:
@@ -340,17 +349,19 @@ def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.array([math.nan if (v := number(value)) is None else v for value in values])
 
 
-def _legend(axes: Axes, *, columns: int) -> None:
+def legend(axes: Axes, *, columns: int) -> None:
+    """Puts the legend above a plot."""
     # Above the plot: beside it, it would take a phone's width; inside, it would hide points.
-    legend = axes.legend(
+    drawn = axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns, frameon=False, borderaxespad=0
     )
-    for text in legend.get_texts():
+    for text in drawn.get_texts():
         text.set_parse_math(False)
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """Draws in the look of the report."""
     settings: dict[Any, Any] = {
         "font.size": 9,
         "axes.labelsize": 9,

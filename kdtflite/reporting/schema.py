@@ -17,6 +17,7 @@ __all__ = [
     "REPORT_VERSION",
     "SHIPPED_KEYS",
     "Artefact",
+    "Choice",
     "Dataset",
     "Interface",
     "LatencyMs",
@@ -32,6 +33,7 @@ __all__ = [
     "Reproduce",
     "Sample",
     "TrainingStage",
+    "Trial",
     "check",
 ]
 
@@ -102,11 +104,37 @@ class TrainingStage(TypedDict):
     """One stage's curves: a value an epoch for every key of the Keras history.
 
     A key that ends in "loss" is a loss term; "val_" marks validation; "learning_rate" stands
-    alone; everything else is a metric.
+    alone; everything else is a metric. `kept_epoch` is the one whose weights early stopping kept.
     """
 
     history: dict[str, list[float | None]]
     epochs: NotRequired[list[int]]
+    kept_epoch: NotRequired[int]
+
+
+class Trial(TypedDict):
+    """A short run of one candidate, judged on the validation split."""
+
+    candidate: str
+    rung: int
+    steps: int
+    epochs: float
+    accuracy: float | None
+    log_loss: float | None
+
+
+class Choice(TypedDict):
+    """How `losses: auto` chose: `steps` of the training it was for, `trial_steps` for choosing.
+
+    `baseline` names the candidate without distillation.
+    """
+
+    chosen: str
+    why: str
+    trials: list[Trial]
+    steps: NotRequired[int]
+    trial_steps: NotRequired[int]
+    baseline: NotRequired[str]
 
 
 class PerClass(TypedDict):
@@ -212,6 +240,7 @@ class Report(TypedDict):
     seconds: NotRequired[dict[str, float]]
     dataset: NotRequired[Dataset]
     training: NotRequired[dict[str, TrainingStage]]
+    choice: NotRequired[Choice]
     confusion: NotRequired[dict[str, list[list[int]]]]
     per_class: NotRequired[dict[str, PerClass]]
     samples: NotRequired[list[Sample]]

@@ -18,6 +18,7 @@ from kdtflite.reporting.plots import (
     training_curves,
 )
 from kdtflite.reporting.svg import inline_svg
+from kdtflite.reporting.trial_plot import trial_curves
 from kdtflite.reporting.verdict import shipped_model
 
 __all__ = ["sections"]
@@ -40,6 +41,7 @@ def sections(report: Mapping[str, Any]) -> dict[str, Section]:
     makers: dict[str, Callable[[Mapping[str, Any]], Section | None]] = {
         "models": _models,
         "training": _training,
+        "choice": _choice,
         "classes": _classes,
         "samples": _samples,
         "proof": _proof,
@@ -121,6 +123,7 @@ def _training(report: Mapping[str, Any]) -> Section | None:
             {
                 "key": key,
                 "label": label,
+                "kept_epoch": stage.get("kept_epoch"),
                 "svg": inline_svg(
                     figure, name=f"plot-training-{place}", description=_last_values(label, history)
                 ),
@@ -137,6 +140,31 @@ def _last_values(label: str, history: Mapping[str, Sequence[Any]]) -> str:
             ends.append(f"{name} from {first:.4g} to {last:.4g}")
     epochs = len(next(iter(history.values())))
     return f"Training curves of {label} over {epochs} epochs. {'; '.join(ends)}."
+
+
+def _choice(report: Mapping[str, Any]) -> Section | None:
+    choice = report.get("choice")
+    if not choice:
+        return None
+    trials = list(choice.get("trials") or ())
+    section: Section = {**choice, "trials": trials, "svg": None, "share": None}
+    whole, spent = number(choice.get("steps")), number(choice.get("trial_steps"))
+    if whole and spent is not None:
+        section["share"] = spent / whole
+    if trials:
+        last = max(trial["rung"] for trial in trials)
+        ends = "; ".join(
+            f"{trial['candidate']}: {percent(trial['accuracy'])}"
+            for trial in trials
+            if trial["rung"] == last
+        )
+        section["last"] = last
+        section["svg"] = inline_svg(
+            trial_curves(trials, chosen=choice["chosen"]),
+            name="plot-trials",
+            description=f"Validation accuracy of each candidate, rung by rung. In the end {ends}.",
+        )
+    return section
 
 
 def _classes(report: Mapping[str, Any]) -> Section | None:

@@ -56,7 +56,12 @@ def render_table(report: Mapping[str, Any]) -> Table:
         name.append(_short(row.label))
         table.add_row(name, *(_cell(row.cells[place]) for place, _ in shown))
     if any(row.shipped for row in comparison.rows):
-        table.caption = "★ the file to ship; ✓ the best of its column"
+        table.caption = Text("★ the file to ship; ✓ the best of its column")
+        if choice := report.get("choice"):
+            tried = len(choice.get("trials") or ())
+            table.caption.append(
+                f"\nLosses: {choice['chosen']}, chosen by {tried} trials on the validation split"
+            )
         table.caption_justify = "left"
     return table
 

@@ -89,7 +89,9 @@ def judge(report: Mapping[str, Any]) -> Verdict | None:
     proof = report.get("proof") or {}
     findings = (
         _against_teacher(shipped, models.get("teacher")),
-        _distillation(models.get("distilled"), models.get("hard_labels"), samples),
+        _distillation(
+            models.get("distilled"), models.get("hard_labels"), samples, report.get("choice") or {}
+        ),
         _quantization_aware(models, samples),
         _integer(proof),
         _ties(shipped, samples),
@@ -141,7 +143,10 @@ def _against_teacher(
 
 
 def _distillation(
-    distilled: Mapping[str, Any] | None, hard: Mapping[str, Any] | None, samples: int
+    distilled: Mapping[str, Any] | None,
+    hard: Mapping[str, Any] | None,
+    samples: int,
+    choice: Mapping[str, Any],
 ) -> Finding | None:
     pair = _accuracies(distilled, hard)
     if pair is None:
@@ -149,6 +154,13 @@ def _distillation(
     with_teacher, without = pair
     gap = with_teacher - without
     rates = f"{percent(with_teacher)} against {percent(without)}"
+    if choice and choice["chosen"] == choice.get("baseline"):
+        text = (
+            "In the trials no loss with the teacher was better than hard labels alone, so the "
+            f"student learnt from these. It scores {rates} of the baseline, which was trained for "
+            "as long as the student and its quantization together."
+        )
+        return Finding("Distillation", "even", text)
     if _nothing(gap):
         text = (
             f"Distillation made no difference here: with and without it the float student "

@@ -1,9 +1,13 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from kdtflite.distillation.losses.base import DistillationLoss
 from kdtflite.errors import ConfigurationError
+from kdtflite.pipeline.losses import loss_names
 from kdtflite.pipeline.recipe import Recipe, list_recipes, load_recipe
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
@@ -28,7 +32,7 @@ def test_an_unknown_key_lists_the_valid_ones_at_its_place():
         load_recipe(recipe)
     message = str(error.value)
     assert "unknown key 'distillation.temprature'" in message
-    assert "temperature, hard_label_weight" in message
+    assert "losses, temperature, hard_label_weight" in message
     assert "student" not in message
 
 
@@ -115,3 +119,120 @@ def test_a_size_that_no_image_has_is_refused(size):
     recipe["data"]["image_size"] = size
     with pytest.raises(ConfigurationError, match=r"data\.image_size: expected pixels, one whole"):
         load_recipe(recipe)
+
+
+def refused(stage="distillation", **more):
+    recipe = values()
+    del recipe["distillation"]["temperature"]
+    recipe[stage].update(more)
+    with pytest.raises(ConfigurationError) as error:
+        load_recipe(recipe)
+    return str(error.value)
+
+
+def loaded(stage="distillation", **more):
+    recipe = values()
+    del recipe["distillation"]["temperature"]
+    recipe[stage].update(more)
+    return getattr(load_recipe(recipe), stage)
+
+
+def test_losses_are_chosen_unless_named_and_kept_for_the_quantization():
+    assert loaded().losses == "auto"
+    assert loaded().distiller_options() == {"losses": "auto"}
+    assert loaded("quantization").losses == "distillation"
+    assert loaded("quantization", temperature=2).losses is None
+    assert list_recipes()["digits"]
+    assert load_recipe("digits").distillation.losses == "auto"
+
+
+def test_a_temperature_or_a_weight_alone_means_soft_targets():
+    options = loaded(temperature=2.5, hard_label_weight=0.25).distiller_options()
+    assert [type(loss).__name__ for loss in options["losses"]] == ["SoftTargets"]
+    assert options["losses"][0].temperature == 2.5
+    assert (options["hard_label_weight"], options["loss_weights"]) == (0.25, [0.75])
+    only_weight = loaded(hard_label_weight=0.0).distiller_options()
+    assert only_weight["losses"][0].temperature == 4.0
+
+
+def test_losses_by_name_have_their_parameters_and_weights_and_schedules():
+    options = loaded(
+        losses=[
+            {"name": "soft_targets", "temperature": {"schedule": "cosine", "start": 8, "end": 1}},
+            {"name": "attention_transfer", "student_layers": ["a"], "teacher_layers": ["b"],
+             "weight": 100},
+            {"name": "logit_standardization", "loss": {"name": "soft_targets", "temperature": 1}},
+            {"name": "soft_targets", "temperature": 1},
+        ],
+        hard_label_weight={"schedule": "linear", "start": 0.1, "end": 1},
+    ).distiller_options()  # fmt: skip
+    soft, transfer, standardized, again = options["losses"]
+    assert (soft.temperature.at(0, 3), soft.temperature.at(2, 3)) == (8, 1)
+    assert (transfer.student_layers, transfer.teacher_layers) == (("a",), ("b",))
+    assert standardized.loss.temperature == 1
+    assert (soft.name, again.name) == ("soft_targets", "soft_targets_2")
+    assert options["hard_label_weight"].at(1, 3) == pytest.approx(0.55)
+    # Three losses on logits share what the hard labels leave.
+    assert options["loss_weights"][0].at(0, 3) == pytest.approx(0.3)
+    assert options["loss_weights"][1] == 100
+
+
+def test_every_loss_over_classes_has_a_name():
+    assert {"soft_targets", "dist", "crd", "decoupled_kd", "relational_kd"} <= set(loss_names())
+    assert "regression" not in loss_names()
+    assert all(issubclass(loss, DistillationLoss) for loss in loss_names().values())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"losses": "best"}, "expected 'auto' or a list such as"),
+        ({"losses": ["soft_targets"]}, "expected 'auto' or a list such as"),
+        ({"losses": "auto", "temperature": 2}, "brings temperature and weights with it"),
+        ({"losses": "auto", "hard_label_weight": 0}, "brings temperature and weights with it"),
+        ({"losses": [{"name": "dist"}], "temperature": 2}, "beside the name of a loss"),
+        ({"losses": [{"name": "soft_target"}]}, "Did you mean 'soft_targets'"),
+        ({"losses": [{"name": "dist", "betta": 1}]}, "has no betta. Expected: temperature, beta"),
+        ({"losses": [{"name": "hints"}]}, "needs student_layers, teacher_layers"),
+        ({"losses": [{"name": "dist", "weight": "big"}]}, "Expected a number".lower()),
+        ({"losses": [{"name": "dist", "weight": -1}]}, "none negative"),
+        ({"losses": [{"name": "regression"}]}, "no loss 'regression'"),
+        ({"temperature": 0}, "positive, finite temperature"),
+        ({"temperature": {"schedule": "cosin"}}, "Did you mean 'cosine'"),
+        ({"temperature": {"schedule": "cosine", "start": 1}}, "needs end"),
+        ({"temperature": "hot"}, "could not convert string"),
+        ({"hard_label_weight": 2}, "from 0 to 1"),
+        ({"hard_label_weight": "half"}, "'half'"),
+        ({"mixing": {}}, "either `mixup` or `cutmix`"),
+        ({"mixing": {"mixup": 1, "cutmix": 1}}, "either `mixup` or `cutmix`"),
+        ({"mixing": {"mixup": 0}}, "mixing.mixup"),
+        ({"early_stopping": {"patience": 0}}, "early_stopping.patience"),
+        ({"ema": 1.0}, "distillation.ema"),
+        ({"label_smoothing": 1.0}, "distillation.label_smoothing"),
+    ],
+)
+def test_losses_and_aids_that_make_no_sense_are_refused(more, message):
+    assert message in refused(**more)
+
+
+def test_the_quantization_does_not_choose_anew():
+    assert "expected 'distillation' or a list" in refused("quantization", losses="auto")
+
+
+def test_the_baseline_has_the_same_training_aids():
+    recipe = values()
+    recipe["distillation"].update(
+        ema=0.9, weight_decay=0.01, mixing={"cutmix": 1}, early_stopping={"patience": 3}
+    )
+    baseline = load_recipe(recipe).baseline
+    assert (baseline.ema, baseline.weight_decay, baseline.mixing.cutmix) == (0.9, 0.01, 1)
+    assert baseline.early_stopping.patience == 3
+    assert yaml.safe_load(yaml.safe_dump(load_recipe(recipe).model_dump(mode="json")))
+
+
+def test_a_recipe_that_names_no_losses_is_read_without_tensorflow():
+    check = (
+        "import sys; from kdtflite.pipeline.recipe import list_recipes; list_recipes();"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

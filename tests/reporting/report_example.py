@@ -56,6 +56,7 @@ def example_report() -> dict[str, Any]:
             ),
             "distilled_int8": _stage(1.1, ["hard_labels_loss", "soft_targets_loss"]),
         },
+        "choice": _choice(),
         "confusion": {"distilled_int8": _confusion(10)},
         "per_class": {"distilled_int8": _per_class(_confusion(10))},
         "samples": _samples(),
@@ -168,6 +169,34 @@ def _models() -> list[dict[str, Any]]:
             }
         )
     return models
+
+
+def _choice() -> dict[str, Any]:
+    rows = [
+        ("hard labels alone", 1, 0.742, 0.91),
+        ("soft targets, T=1, no hard labels", 1, 0.751, 0.88),
+        ("soft targets, T=4, hard labels 0.1", 1, 0.683, 1.07),
+        ("hard labels alone", 2, 0.886, 0.402),
+        ("soft targets, T=1, no hard labels", 2, 0.903, 0.377),
+    ]
+    return {
+        "chosen": "soft targets, T=1, no hard labels",
+        "why": "It was more accurate.",
+        "baseline": "hard labels alone",
+        "steps": 960,
+        "trial_steps": 320,
+        "trials": [
+            {
+                "candidate": candidate,
+                "rung": rung,
+                "steps": (53, 80)[rung - 1],
+                "epochs": (0.66, 1.0)[rung - 1],
+                "accuracy": accuracy,
+                "log_loss": log_loss,
+            }
+            for candidate, rung, accuracy, log_loss in rows
+        ],
+    }
 
 
 def _stage(start: float, terms: list[str]) -> dict[str, Any]:

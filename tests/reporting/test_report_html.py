@@ -79,6 +79,33 @@ def test_each_class_has_its_scores_and_the_lowest_is_marked(page):
     assert "8 taken for 1 (5×), 3 taken for 8 (3×), 9 taken for 3 (2×)." in page.text
 
 
+def test_how_the_losses_were_chosen_is_told_in_a_table_and_a_plot(page):
+    rows = page.rows("trials")
+    assert rows[0] == ["Candidate", "Rung", "Epochs", "Validation accuracy", "Log loss"]
+    assert rows[4] == ["hard labels alone", "2", "1.00", "88.60 %", "0.402"]
+    assert rows[5] == [
+        "soft targets, T=1, no hard labels chosen", "2", "1.00", "90.30 %", "0.377",
+    ]  # fmt: skip
+    assert sum("chosen" in row[0] for row in rows) == 1
+    assert "trained with soft targets, T=1, no hard labels. It was more accurate." in page.text
+    assert "took 33 % of the training's steps" in page.text
+    assert "In the end hard labels alone: 88.60 %; soft targets" in page.plots[6]
+
+
+def test_a_choice_without_trials_says_why_and_shows_no_table(render, report):
+    report["choice"].update(trials=[], chosen="hard labels alone", why="It was too short.")
+    page = render(report)
+    assert "trained with hard labels alone. It was too short." in page.text
+    assert len(page.plots) == 2 + 1
+
+
+def test_the_epoch_that_early_stopping_kept_is_said(render, report):
+    report["training"] = {
+        "teacher": {"history": {"loss": [2.0, 1.0]}, "epochs": [1, 2], "kept_epoch": 2}
+    }
+    assert "Weights of epoch 2 kept." in render(report).text
+
+
 def test_parity_and_the_way_to_reproduce_are_told(page, report):
     assert "the file ran with the XNNPACK kernels" in page.text
     assert "Same class chosen 99.78 % Largest difference 2.00 steps" in page.text
@@ -111,12 +138,13 @@ def test_ids_are_unique_and_links_lead_somewhere(page):
     assert len(page.ids) == len(set(page.ids))
     assert set(page.links) <= set(page.ids)
     assert page.links[1:] == [
-        "models", "training", "classes", "samples", "proof", "quantization", "parity", "reproduce",
+        "models", "training", "choice", "classes", "samples", "proof", "quantization", "parity",
+        "reproduce",
     ]  # fmt: skip
 
 
 def test_every_picture_and_plot_says_what_it_shows(page):
-    assert len(page.plots) == 2 + 4 + 1
+    assert len(page.plots) == 2 + 4 + 1 + 1
     assert all(page.plots)
     assert "Teacher (float): 99.11 % at 1.21 MB" in page.plots[0]
     assert "soft_targets_loss from" in page.plots[4]
@@ -143,6 +171,7 @@ def test_what_users_write_is_shown_and_never_run(render, report):
     ("key", "section"),
     [
         ("models", "models"), ("training", "training"), ("samples", "samples"), ("proof", "proof"),
+        ("choice", "choice"),
         ("quantization", "quantization"), ("parity", "parity"), ("dataset", None),
         ("machine", None), ("seconds", None), ("versions", None), ("recipe", None),
         ("created", None), ("seed", None), ("reproduce", None), ("confusion", None),

@@ -14,6 +14,7 @@ from kdtflite.reporting.plots import (
     training_curves,
 )
 from kdtflite.reporting.svg import inline_svg
+from kdtflite.reporting.trial_plot import trial_curves
 
 
 @pytest.fixture
@@ -133,3 +134,16 @@ def test_two_svgs_share_no_id():
     assert not first & second
     for svg, ids in zip(svgs, (first, second), strict=True):
         assert set(re.findall(r'(?:href="|url\()#([^")]+)', svg)) <= ids
+
+
+def test_each_candidate_has_its_line_as_far_as_it_came_and_the_chosen_one_stands_out():
+    choice = example_report()["choice"]
+    choice["trials"][0]["accuracy"] = math.nan
+    (axes,) = trial_curves(choice["trials"], chosen=choice["chosen"]).axes
+    lines = {line.get_label(): line for line in axes.lines}
+    chosen = lines[f"{choice['chosen']} (chosen)"]
+    assert list(chosen.get_ydata()) == [0.751, 0.903]
+    assert list(lines["soft targets, T=4, hard labels 0.1"].get_xdata()) == [1]
+    assert list(lines["hard labels alone"].get_ydata()) == [0.886]
+    assert chosen.get_linewidth() > lines["hard labels alone"].get_linewidth()
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1\n0.66", "2\n1.0"]

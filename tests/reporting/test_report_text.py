@@ -23,6 +23,15 @@ def test_the_table_shows_each_model_in_80_columns():
     assert any("107× smaller" in line and "22× faster" in line for line in lines)
 
 
+def test_the_chosen_losses_stand_below_the_table():
+    report = example_report()
+    told = "Losses: soft targets, T=1, no hard labels, chosen by 5 trials on the validation split"
+    assert told in " ".join(printed(report).split())
+    assert max(map(len, printed(report).splitlines())) <= 80
+    del report["choice"]
+    assert "Losses" not in printed(report)
+
+
 def test_markup_in_a_name_is_shown_as_it_is():
     report = example_report()
     report["models"][0]["label"] = "[red]Teacher"

@@ -53,6 +53,14 @@ def test_a_gain_that_450_samples_cannot_resolve_is_called_chance(report):
     assert "±2.31 points" in text
 
 
+def test_a_student_that_no_teacher_helped_is_not_called_distilled(report):
+    report["choice"]["chosen"] = report["choice"]["baseline"]
+    tone, text = findings(report)["Distillation"]
+    assert tone == "even"
+    assert "no loss with the teacher was better than hard labels alone" in text
+    assert "It scores 97.33 % against 96.22 % of the baseline" in text
+
+
 def test_a_gain_beyond_chance_is_called_so(report):
     tone, text = findings(set_accuracies(report, distilled=440, hard_labels=400))["Distillation"]
     assert tone == "good"

@@ -1,0 +1,141 @@
+"""The losses, schedules and mixing that a recipe names."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdtflite.distillation import losses as files
+from kdtflite.distillation import schedules
+from kdtflite.distillation.losses.base import DistillationLoss
+from kdtflite.distillation.mixing import CutMix, Mixing, MixUp
+from kdtflite.distillation.objective import Objective
+from kdtflite.distillation.outputs import Task
+from kdtflite.distillation.schedules import Schedule
+from kdtflite.errors import ConfigurationError, choose
+
+__all__ = ["loss_names", "make_losses", "make_mixing", "make_number"]
+
+_TASK: Task = "multiclass"  # of every recipe
+_SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": schedules.Constant,
+    "linear": schedules.Linear,
+    "cosine": schedules.Cosine,
+    "gradual_soft_loss_reduction": schedules.GradualSoftLossReduction,
+}
+
+
+def make_losses(
+    entries: Sequence[Mapping[str, Any]], hard_label_weight: Any = None
+) -> dict[str, Any]:
+    """Returns the arguments of `Distiller` for losses as a recipe lists them.
+
+    Args:
+        entries: Each with `name` (one of `loss_names`), perhaps `weight`, and parameters of the
+            loss. A parameter may be a schedule, or another such entry where a loss wraps one.
+        hard_label_weight: A number, a schedule as a recipe writes it, or None.
+
+    Raises:
+        ConfigurationError: No such loss or parameter, or a value that it cannot take.
+    """
+    made: list[DistillationLoss] = []
+    for entry in entries:
+        loss = _make_loss({key: value for key, value in entry.items() if key != "weight"})
+        same = sum(other.name == loss.name for other in made)
+        loss.name += f"_{same + 1}" if same else ""
+        made.append(loss)
+    hard = make_number(hard_label_weight)
+    # What the Distiller would take by itself fills the gaps.
+    own = Objective(made, hard, None, _TASK).loss_weights
+    weights = [
+        make_number(entry["weight"]) if entry.get("weight") is not None else weight
+        for entry, weight in zip(entries, own, strict=True)
+    ]
+    Objective(made, hard, weights, _TASK)  # refuses what makes no sense
+    return {"losses": made, "hard_label_weight": hard, "loss_weights": weights}
+
+
+def make_number(value: Any) -> Any:
+    """Returns a number as it is, and `{schedule: cosine, start: 8, end: 1}` as a Schedule.
+
+    Raises:
+        ConfigurationError: Neither, or a schedule that does not exist or lacks an argument.
+    """
+    if not isinstance(value, Mapping):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ConfigurationError(
+                "Expected a number, or a schedule such as {schedule: linear, start: 4, end: 1}. "
+                f"Received: {value!r}."
+            )
+        return value
+    arguments = dict(value)
+    name = choose(str(arguments.pop("schedule", None)), _SCHEDULES, what="schedule")
+    return _called(_SCHEDULES[name], arguments, f"schedule {name}")
+
+
+def make_mixing(recipe: Mapping[str, float]) -> Mixing:
+    """Returns MixUp or CutMix for `{mixup: alpha}` or `{cutmix: alpha}`."""
+    if recipe.get("mixup") is not None:
+        return MixUp(recipe["mixup"])
+    return CutMix(recipe["cutmix"])
+
+
+@functools.cache
+def loss_names() -> dict[str, type[DistillationLoss]]:
+    """Returns every loss by the name that recipes use: that of its file."""
+    found: dict[str, type[DistillationLoss]] = {}
+    for module in pkgutil.iter_modules(files.__path__):
+        loaded = importlib.import_module(f"{files.__name__}.{module.name}")
+        public = [getattr(loaded, name) for name in getattr(loaded, "__all__", ())]
+        classes = [one for one in public if isinstance(one, type) and _is_loss(one, loaded)]
+        for place, one in enumerate(classes):
+            found[_snake(one.__name__) if place else module.name] = one
+    return found
+
+
+def _is_loss(one: type, module: Any) -> bool:
+    if not issubclass(one, DistillationLoss) or inspect.isabstract(one):
+        return False
+    return one.__module__ == module.__name__ and _TASK in one.tasks
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() and n else c.lower() for n, c in enumerate(name))
+
+
+def _make_loss(entry: Mapping[str, Any]) -> DistillationLoss:
+    arguments = dict(entry)
+    name = choose(str(arguments.pop("name", None)), loss_names(), what="loss")
+    return _called(loss_names()[name], arguments, f"loss {name}")
+
+
+def _called(made: type, arguments: Mapping[str, Any], what: str) -> Any:
+    """Calls a class with a recipe's values, with the names of its parameters checked first."""
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(made).parameters.items()
+        if name != "name"
+    }
+    if unknown := sorted(set(arguments) - set(parameters)):
+        raise ConfigurationError(
+            f"The {what} has no {', '.join(unknown)}. Expected: {', '.join(parameters) or 'none'}."
+        )
+    required = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
+    if missing := [name for name in required if name not in arguments]:
+        raise ConfigurationError(f"The {what} needs {', '.join(missing)}.")
+    try:
+        return made(**{name: _value(value) for name, value in arguments.items()})
+    except (TypeError, ValueError) as error:  # a word where a number is wanted
+        raise ConfigurationError(f"The {what} cannot be made: {error}.") from error
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, Mapping) and "schedule" in value:
+        return make_number(value)
+    if isinstance(value, Mapping) and "name" in value:
+        return _make_loss(value)
+    return value
