@@ -3,6 +3,8 @@ from . import schedules as schedules
 from . import teachers as teachers
 from .auto import Auto as Auto
 from .auto import Choice as Choice
+from .candidates import CANDIDATES as CANDIDATES
+from .candidates import HARD_LABELS as HARD_LABELS
 from .candidates import Candidate as Candidate
 from .distiller import Distiller as Distiller
 from .mixing import CutMix as CutMix

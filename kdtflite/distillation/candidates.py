@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdtflite.distillation.losses.base import DistillationLoss
-from kdtflite.distillation.losses.logit_standardization import LogitStandardization
-from kdtflite.distillation.losses.soft_targets import SoftTargets
+from kdtflite.distillation.losses.logits.logit_standardization import LogitStandardization
+from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
 from kdtflite.distillation.schedules import Schedule
 
 __all__ = ["CANDIDATES", "HARD_LABELS", "Candidate"]

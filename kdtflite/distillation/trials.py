@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from kdtflite.distillation.auto import Auto, Choice, Score
 from kdtflite.distillation.candidates import Candidate
-from kdtflite.distillation.losses.target_classes import decisions, labelled
+from kdtflite.distillation.losses.logits.target_classes import decisions, labelled
 from kdtflite.distillation.outputs import as_classes, to_logits
 from kdtflite.errors import ConfigurationError
 from kdtflite.progress import say

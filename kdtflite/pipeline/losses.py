@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdtflite.distillation import losses as files
-from kdtflite.distillation import schedules
+from kdtflite.distillation import losses, schedules
 from kdtflite.distillation.losses.base import DistillationLoss
 from kdtflite.distillation.mixing import CutMix, Mixing, MixUp
 from kdtflite.distillation.objective import Objective
@@ -88,23 +85,15 @@ def make_mixing(recipe: Mapping[str, float]) -> Mixing:
 def loss_names() -> dict[str, type[DistillationLoss]]:
     """Returns every loss by the name that recipes use: that of its file."""
     found: dict[str, type[DistillationLoss]] = {}
-    for module in pkgutil.iter_modules(files.__path__):
-        loaded = importlib.import_module(f"{files.__name__}.{module.name}")
-        public = [getattr(loaded, name) for name in getattr(loaded, "__all__", ())]
-        classes = [one for one in public if isinstance(one, type) and _is_loss(one, loaded)]
-        for place, one in enumerate(classes):
-            found[_snake(one.__name__) if place else module.name] = one
+    for public in dir(losses):
+        one = getattr(losses, public)
+        if isinstance(one, type) and issubclass(one, DistillationLoss) and _usable(one):
+            found[one.__module__.rpartition(".")[2]] = one
     return found
 
 
-def _is_loss(one: type, module: Any) -> bool:
-    if not issubclass(one, DistillationLoss) or inspect.isabstract(one):
-        return False
-    return one.__module__ == module.__name__ and _TASK in one.tasks
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() and n else c.lower() for n, c in enumerate(name))
+def _usable(one: type[DistillationLoss]) -> bool:
+    return not inspect.isabstract(one) and _TASK in one.tasks
 
 
 def _make_loss(entry: Mapping[str, Any]) -> DistillationLoss:

@@ -27,7 +27,7 @@ strategy = strategy_of(sys.argv[1])  # before anything else is done with TensorF
 
 from kdtflite.distillation import Distiller  # noqa: E402
 from kdtflite.distillation.losses import SoftTargets  # noqa: E402
-from kdtflite.distillation.losses.hints import Hints  # noqa: E402
+from kdtflite.distillation.losses.features.hints import Hints  # noqa: E402
 from kdtflite.pipeline.synchronized import synchronized  # noqa: E402
 from kdtflite.quantization.aware import quantize_aware  # noqa: E402
 

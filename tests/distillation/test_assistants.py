@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from kdtflite.distillation import Distiller
 from kdtflite.distillation.losses import SoftTargets
-from kdtflite.distillation.losses.hints import Hints
+from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.distillation.ways.assistants import assistant_chain
 from kdtflite.distillation.ways.fit import Fit
 from kdtflite.errors import ConfigurationError, OutputExistsError

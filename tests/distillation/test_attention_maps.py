@@ -7,7 +7,7 @@ import tf_keras as keras
 from numeric_gradients import gradient, numeric_gradient
 from scipy.special import softmax
 
-from kdtflite.distillation.losses.attention_maps import AttentionMaps
+from kdtflite.distillation.losses.transformers.attention_maps import AttentionMaps
 from kdtflite.distillation.step import Observed, Step
 from kdtflite.distillation.taps import TappedModel
 from kdtflite.errors import ConfigurationError, ShapeMismatchError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from feature_references import assert_gradient, gradient, maps, pool
 
-from kdtflite.distillation.losses.attention_transfer import AttentionTransfer
+from kdtflite.distillation.losses.features.attention_transfer import AttentionTransfer
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
 

@@ -10,7 +10,7 @@ import tf_keras as keras
 from kdtflite.distillation.auto import Auto, Score
 from kdtflite.distillation.candidates import CANDIDATES, HARD_LABELS, Candidate
 from kdtflite.distillation.distiller import Distiller
-from kdtflite.distillation.losses.soft_targets import SoftTargets
+from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
 from kdtflite.distillation.schedules import Linear
 from kdtflite.distillation.trials import choose_on
 from kdtflite.errors import ConfigurationError, DataError

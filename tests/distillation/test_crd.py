@@ -12,8 +12,8 @@ import tensorflow as tf
 import tf_keras as keras
 from numeric_gradients import gradient, numeric_gradient
 
-from kdtflite.distillation.losses.crd import CRD
-from kdtflite.distillation.losses.embedding_bank import EmbeddingBank
+from kdtflite.distillation.losses.relations.crd import CRD
+from kdtflite.distillation.losses.relations.embedding_bank import EmbeddingBank
 from kdtflite.distillation.step import Observed, Step
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from scipy.special import softmax
 
-from kdtflite.distillation.losses.decoupled_kd import DecoupledKD
-from kdtflite.distillation.losses.soft_targets import SoftTargets
+from kdtflite.distillation.losses.logits.decoupled_kd import DecoupledKD
+from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
 from kdtflite.distillation.step import Observed, Step
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 

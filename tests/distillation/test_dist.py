@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy.special import softmax
 from scipy.stats import pearsonr
 
-from kdtflite.distillation.losses.dist import DIST
+from kdtflite.distillation.losses.logits.dist import DIST
 from kdtflite.errors import ConfigurationError
 
 

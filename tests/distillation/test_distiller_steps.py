@@ -369,9 +369,7 @@ def test_mixed_precision_scales_the_loss_and_keeps_the_terms_in_float32(
             seen.update(student=step.student.logits.dtype, values=values.dtype)
             return values
 
-    distiller = compiled(
-        student, teacher, losses=[Spy()], optimizer=keras.optimizers.SGD(0.05)
-    )
+    distiller = compiled(student, teacher, losses=[Spy()], optimizer=keras.optimizers.SGD(0.05))
     history = distiller.fit(x, y, batch_size=7, epochs=40, verbose=0).history
     assert seen == {"student": tf.float32, "values": tf.float32}
     assert np.isfinite(history["loss"]).all()

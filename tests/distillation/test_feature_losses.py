@@ -6,15 +6,15 @@ import tensorflow as tf
 import tf_keras as keras
 from feature_references import gradient, maps
 
-from kdtflite.distillation.losses.adapters import BatchNormalization, pointwise
-from kdtflite.distillation.losses.attention_transfer import AttentionTransfer
-from kdtflite.distillation.losses.fsp import FSP
-from kdtflite.distillation.losses.hints import Hints
-from kdtflite.distillation.losses.nst import NST
-from kdtflite.distillation.losses.overhaul_feature import OverhaulFeature
-from kdtflite.distillation.losses.review_kd import ReviewKD
-from kdtflite.distillation.losses.simple_kd import SimpleKD
-from kdtflite.distillation.losses.variational_information import VariationalInformation
+from kdtflite.distillation.losses.features.adapters import BatchNormalization, pointwise
+from kdtflite.distillation.losses.features.attention_transfer import AttentionTransfer
+from kdtflite.distillation.losses.features.fsp import FSP
+from kdtflite.distillation.losses.features.hints import Hints
+from kdtflite.distillation.losses.features.nst import NST
+from kdtflite.distillation.losses.features.overhaul_feature import OverhaulFeature
+from kdtflite.distillation.losses.features.review_kd import ReviewKD
+from kdtflite.distillation.losses.features.simple_kd import SimpleKD
+from kdtflite.distillation.losses.features.variational_information import VariationalInformation
 from kdtflite.distillation.step import Observed, Step
 from kdtflite.errors import ConfigurationError
 

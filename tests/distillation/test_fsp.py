@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from feature_references import assert_gradient, maps, pool
 
-from kdtflite.distillation.losses.fsp import FSP
+from kdtflite.distillation.losses.features.fsp import FSP
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
 FOUR = ("a1", "b1", "a2", "b2")

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras as keras
 from numeric_gradients import gradient, numeric_gradient
 
-from kdtflite.distillation.losses.hidden_states import HiddenStates
+from kdtflite.distillation.losses.transformers.hidden_states import HiddenStates
 from kdtflite.distillation.step import Observed, Step
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 

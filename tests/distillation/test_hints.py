@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from feature_references import assert_gradient, by_name, maps, pool
 
-from kdtflite.distillation.losses.hints import Hints
+from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
 

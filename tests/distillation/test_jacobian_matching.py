@@ -9,7 +9,7 @@ import tf_keras as keras
 from numeric_gradients import numeric_gradient
 
 import kdtflite
-from kdtflite.distillation.losses.jacobian_matching import JacobianMatching
+from kdtflite.distillation.losses.gradients.jacobian_matching import JacobianMatching
 from kdtflite.distillation.step import Observed, Step
 from kdtflite.distillation.taps import TappedModel
 from kdtflite.errors import ConfigurationError, ShapeMismatchError

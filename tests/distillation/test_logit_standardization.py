@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 from scipy.special import rel_entr, softmax
 
-from kdtflite.distillation.losses.decoupled_kd import DecoupledKD
-from kdtflite.distillation.losses.dist import DIST
-from kdtflite.distillation.losses.logit_standardization import LogitStandardization
-from kdtflite.distillation.losses.logits_mse import LogitsMSE
-from kdtflite.distillation.losses.regression import RegressionDistillation
-from kdtflite.distillation.losses.reverse_kl import ReverseKL
-from kdtflite.distillation.losses.soft_targets import SoftTargets
+from kdtflite.distillation.losses.logits.decoupled_kd import DecoupledKD
+from kdtflite.distillation.losses.logits.dist import DIST
+from kdtflite.distillation.losses.logits.logit_standardization import LogitStandardization
+from kdtflite.distillation.losses.logits.logits_mse import LogitsMSE
+from kdtflite.distillation.losses.logits.regression import RegressionDistillation
+from kdtflite.distillation.losses.logits.reverse_kl import ReverseKL
+from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
 from kdtflite.distillation.schedules import Linear
 from kdtflite.distillation.step import Observed, Step
 from kdtflite.errors import ConfigurationError

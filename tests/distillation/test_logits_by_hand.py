@@ -5,14 +5,14 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, rel_entr, softmax
 
-from kdtflite.distillation.losses.confidence_temperature import ConfidenceTemperature
-from kdtflite.distillation.losses.cross_entropy_distillation import CrossEntropyDistillation
-from kdtflite.distillation.losses.hard_targets import HardTargets
-from kdtflite.distillation.losses.jensen_shannon import JensenShannon
-from kdtflite.distillation.losses.logits_mse import LogitsMSE
-from kdtflite.distillation.losses.reverse_kl import ReverseKL
-from kdtflite.distillation.losses.smoothed_targets import SmoothedTargets
-from kdtflite.distillation.losses.soft_targets import SoftTargets
+from kdtflite.distillation.losses.logits.confidence_temperature import ConfidenceTemperature
+from kdtflite.distillation.losses.logits.cross_entropy_distillation import CrossEntropyDistillation
+from kdtflite.distillation.losses.logits.hard_targets import HardTargets
+from kdtflite.distillation.losses.logits.jensen_shannon import JensenShannon
+from kdtflite.distillation.losses.logits.logits_mse import LogitsMSE
+from kdtflite.distillation.losses.logits.reverse_kl import ReverseKL
+from kdtflite.distillation.losses.logits.smoothed_targets import SmoothedTargets
+from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
 from kdtflite.distillation.schedules import Constant, Linear
 from kdtflite.errors import ConfigurationError
 

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kdtflite.distillation.losses.confidence_temperature import ConfidenceTemperature
-from kdtflite.distillation.losses.cross_entropy_distillation import CrossEntropyDistillation
-from kdtflite.distillation.losses.decoupled_kd import DecoupledKD
-from kdtflite.distillation.losses.dist import DIST
-from kdtflite.distillation.losses.hard_targets import HardTargets
-from kdtflite.distillation.losses.jensen_shannon import JensenShannon
-from kdtflite.distillation.losses.logit_standardization import LogitStandardization
-from kdtflite.distillation.losses.logits_mse import LogitsMSE
-from kdtflite.distillation.losses.multi_level_logits import MultiLevelLogits
-from kdtflite.distillation.losses.reverse_kl import ReverseKL
-from kdtflite.distillation.losses.smoothed_targets import SmoothedTargets
-from kdtflite.distillation.losses.soft_targets import SoftTargets
+from kdtflite.distillation.losses.logits.confidence_temperature import ConfidenceTemperature
+from kdtflite.distillation.losses.logits.cross_entropy_distillation import CrossEntropyDistillation
+from kdtflite.distillation.losses.logits.decoupled_kd import DecoupledKD
+from kdtflite.distillation.losses.logits.dist import DIST
+from kdtflite.distillation.losses.logits.hard_targets import HardTargets
+from kdtflite.distillation.losses.logits.jensen_shannon import JensenShannon
+from kdtflite.distillation.losses.logits.logit_standardization import LogitStandardization
+from kdtflite.distillation.losses.logits.logits_mse import LogitsMSE
+from kdtflite.distillation.losses.logits.multi_level_logits import MultiLevelLogits
+from kdtflite.distillation.losses.logits.reverse_kl import ReverseKL
+from kdtflite.distillation.losses.logits.smoothed_targets import SmoothedTargets
+from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
 from kdtflite.distillation.schedules import Linear
 from kdtflite.distillation.step import Observed, Step
 from kdtflite.errors import ConfigurationError

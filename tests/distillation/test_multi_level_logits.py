@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
-from kdtflite.distillation.losses.multi_level_logits import MultiLevelLogits
+from kdtflite.distillation.losses.logits.multi_level_logits import MultiLevelLogits
 from kdtflite.errors import ConfigurationError
 
 PAPERS = (2.0, 3.0, 4.0, 5.0, 6.0)

@@ -7,8 +7,8 @@ import tf_keras as keras
 from scipy.special import log_softmax, softmax
 
 from kdtflite.distillation.losses import SoftTargets
-from kdtflite.distillation.losses.hints import Hints
-from kdtflite.distillation.losses.regression import RegressionDistillation
+from kdtflite.distillation.losses.features.hints import Hints
+from kdtflite.distillation.losses.logits.regression import RegressionDistillation
 from kdtflite.distillation.ways.multi_task import MultiTaskDistiller
 from kdtflite.errors import ConfigurationError, DataError, ShapeMismatchError
 from kdtflite.quantization import quantize_aware

@@ -7,7 +7,7 @@ import tf_keras as keras
 from scipy.special import log_softmax, softmax
 
 from kdtflite.distillation.losses import SoftTargets
-from kdtflite.distillation.losses.hints import Hints
+from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.distillation.schedules import Linear
 from kdtflite.distillation.step import Observed, Taught
 from kdtflite.distillation.teachers.model import ModelTeacher

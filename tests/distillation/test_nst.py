@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from feature_references import assert_gradient, gradient, maps, pool
 
-from kdtflite.distillation.losses.nst import NST
+from kdtflite.distillation.losses.features.nst import NST
 from kdtflite.errors import ShapeMismatchError
 
 

@@ -11,7 +11,7 @@ import tf_keras as keras
 from feature_references import assert_gradient, batch_norm, by_name, gradient, maps, pool
 from scipy.stats import truncnorm
 
-from kdtflite.distillation.losses.overhaul_feature import OverhaulFeature
+from kdtflite.distillation.losses.features.overhaul_feature import OverhaulFeature
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
 
@@ -158,7 +158,7 @@ def test_margins_that_do_not_fit_are_refused():
 TWO_REPLICAS = """
 import json, sys
 import numpy as np, tensorflow as tf, tf_keras as keras
-from kdtflite.distillation.losses.overhaul_feature import OverhaulFeature
+from kdtflite.distillation.losses.features.overhaul_feature import OverhaulFeature
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 half = tf.config.LogicalDeviceConfiguration()

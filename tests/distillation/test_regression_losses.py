@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.losses.regression import (
+from kdtflite.distillation.losses.logits.regression import (
     RegressionDistillation,
     TeacherBoundedRegression,
 )

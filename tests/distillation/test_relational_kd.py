@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numeric_gradients import gradient, numeric_gradient
 
-from kdtflite.distillation.losses.relational_kd import RelationalKD
+from kdtflite.distillation.losses.relations.relational_kd import RelationalKD
 from kdtflite.errors import ConfigurationError
 
 

@@ -7,7 +7,7 @@ from feature_references import maps, pool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtflite.distillation.losses.resizing import nearest, pooled, to_common_size
+from kdtflite.distillation.losses.features.resizing import nearest, pooled, to_common_size
 
 sizes = st.integers(1, 9)
 

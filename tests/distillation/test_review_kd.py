@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from feature_references import assert_gradient, batch_norm, maps, pool
 
-from kdtflite.distillation.losses.review_kd import ReviewKD
+from kdtflite.distillation.losses.features.review_kd import ReviewKD
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
 

@@ -12,8 +12,8 @@ import tf_keras as keras
 from scipy.special import log_softmax, softmax
 
 from kdtflite.distillation.losses import SoftTargets
-from kdtflite.distillation.losses.hard_targets import HardTargets
-from kdtflite.distillation.losses.regression import RegressionDistillation
+from kdtflite.distillation.losses.logits.hard_targets import HardTargets
+from kdtflite.distillation.losses.logits.regression import RegressionDistillation
 from kdtflite.distillation.mixing import MixUp
 from kdtflite.distillation.ways.semi_supervised import (
     SemiSupervisedDistiller,

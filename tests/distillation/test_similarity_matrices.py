@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from numeric_gradients import gradient, numeric_gradient
 
-from kdtflite.distillation.losses.correlation_congruence import CorrelationCongruence
-from kdtflite.distillation.losses.pkt import PKT
-from kdtflite.distillation.losses.similarity_preserving import SimilarityPreserving
+from kdtflite.distillation.losses.relations.correlation_congruence import CorrelationCongruence
+from kdtflite.distillation.losses.relations.pkt import PKT
+from kdtflite.distillation.losses.relations.similarity_preserving import SimilarityPreserving
 from kdtflite.errors import ConfigurationError
 
 

@@ -7,8 +7,8 @@ import tf_keras as keras
 from feature_references import assert_gradient, maps, pool
 
 import kdtflite
-from kdtflite.distillation.losses.reuse_classifier import PROJECTOR, reuse_classifier
-from kdtflite.distillation.losses.simple_kd import SimpleKD
+from kdtflite.distillation.losses.features.reuse_classifier import PROJECTOR, reuse_classifier
+from kdtflite.distillation.losses.features.simple_kd import SimpleKD
 from kdtflite.errors import ConfigurationError, ShapeMismatchError, UnsupportedModelError
 
 L = keras.layers

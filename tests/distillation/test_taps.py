@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from kdtflite.distillation import Distiller
 from kdtflite.distillation.losses import SoftTargets
-from kdtflite.distillation.losses.hints import Hints
+from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.distillation.taps import TappedModel
 from kdtflite.errors import ConfigurationError
 from kdtflite.quantization import quantize_aware

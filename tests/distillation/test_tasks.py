@@ -8,7 +8,7 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 
 from kdtflite.distillation import Distiller
 from kdtflite.distillation.losses import SoftTargets
-from kdtflite.distillation.losses.regression import RegressionDistillation
+from kdtflite.distillation.losses.logits.regression import RegressionDistillation
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
 L = keras.layers

@@ -12,8 +12,8 @@ from kdtflite.data.augment import Augmentation
 from kdtflite.data.batches import training_batches
 from kdtflite.data.splits import Split
 from kdtflite.distillation import Distiller
-from kdtflite.distillation.losses.hints import Hints
-from kdtflite.distillation.losses.soft_targets import SoftTargets
+from kdtflite.distillation.losses.features.hints import Hints
+from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
 from kdtflite.distillation.teachers.cache.writing import cache_teacher
 from kdtflite.errors import ConfigurationError
 

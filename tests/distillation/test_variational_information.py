@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from feature_references import assert_gradient, by_name, maps, pool
 
-from kdtflite.distillation.losses.variational_information import VariationalInformation
+from kdtflite.distillation.losses.features.variational_information import VariationalInformation
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
 

@@ -10,7 +10,7 @@ from pipeline_data import dataset, student, teacher
 
 import kdtflite.pipeline.training as training
 from kdtflite.distillation.distiller import Distiller
-from kdtflite.distillation.losses.hints import Hints
+from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.pipeline.losses import make_mixing
 from kdtflite.pipeline.recipe import TrainingRecipe
 

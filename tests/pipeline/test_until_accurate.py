@@ -7,7 +7,7 @@ import tf_keras as keras
 
 from kdtflite.conversion.convert import convert
 from kdtflite.distillation.losses import SoftTargets
-from kdtflite.distillation.losses.hints import Hints
+from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.distillation.ways.fit import Fit
 from kdtflite.errors import ConfigurationError, OutputExistsError
 from kdtflite.evaluation.accuracy import evaluate

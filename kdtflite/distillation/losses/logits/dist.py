@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
 from kdtflite.distillation.losses.checks import check_not_negative
-from kdtflite.distillation.losses.divergence import log_probabilities
-from kdtflite.distillation.losses.standardize import unit_deviations
+from kdtflite.distillation.losses.logits.divergence import log_probabilities
+from kdtflite.distillation.losses.logits.standardize import unit_deviations
 from kdtflite.distillation.losses.temperature import check_temperature
 from kdtflite.distillation.schedules import Schedule, current
 from kdtflite.distillation.step import Step

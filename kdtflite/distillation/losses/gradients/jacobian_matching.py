@@ -7,9 +7,11 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import DistillationLoss
-from kdtflite.distillation.losses.fake_quant_gradients import register_fake_quant_gradients
+from kdtflite.distillation.losses.gradients.fake_quant_gradients import (
+    register_fake_quant_gradients,
+)
 from kdtflite.distillation.losses.norms import normalized
-from kdtflite.distillation.losses.relations import flat_rows
+from kdtflite.distillation.losses.relations.base import flat_rows
 from kdtflite.distillation.step import Observed, Step
 from kdtflite.errors import ConfigurationError, ShapeMismatchError, choose
 

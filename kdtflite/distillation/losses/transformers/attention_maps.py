@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import FeatureLoss, Shape
-from kdtflite.distillation.losses.divergence import kl
+from kdtflite.distillation.losses.logits.divergence import kl
 from kdtflite.distillation.step import Step
 from kdtflite.errors import ShapeMismatchError, choose
 

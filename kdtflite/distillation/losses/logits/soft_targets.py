@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
-from kdtflite.distillation.losses.divergence import kl, log_probabilities
+from kdtflite.distillation.losses.logits.divergence import kl, log_probabilities
 from kdtflite.distillation.losses.temperature import check_temperature
 from kdtflite.distillation.schedules import Schedule, current
 

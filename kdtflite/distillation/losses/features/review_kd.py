@@ -8,9 +8,9 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.losses.adapters import BatchNormalization, pointwise
-from kdtflite.distillation.losses.pairs import JoinedFeatures, Pair, mean_of_sample
-from kdtflite.distillation.losses.resizing import nearest, pooled
+from kdtflite.distillation.losses.features.adapters import BatchNormalization, pointwise
+from kdtflite.distillation.losses.features.pairs import JoinedFeatures, Pair, mean_of_sample
+from kdtflite.distillation.losses.features.resizing import nearest, pooled
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["ReviewKD"]

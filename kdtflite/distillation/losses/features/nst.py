@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras as keras
 
+from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair
+from kdtflite.distillation.losses.features.resizing import to_common_size
 from kdtflite.distillation.losses.norms import normalized
-from kdtflite.distillation.losses.pairs import FeaturePairs, Pair
-from kdtflite.distillation.losses.resizing import to_common_size
 
 __all__ = ["NST"]
 

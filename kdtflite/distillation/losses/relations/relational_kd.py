@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.checks import check_not_negative
-from kdtflite.distillation.losses.relations import RelationLoss, mean_of_rest
+from kdtflite.distillation.losses.relations.base import RelationLoss, mean_of_rest
 
 __all__ = ["RelationalKD"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.losses.adapters import pointwise
-from kdtflite.distillation.losses.pairs import FeaturePairs, Pair, mean_of_sample
-from kdtflite.distillation.losses.resizing import to_common_size
+from kdtflite.distillation.losses.features.adapters import pointwise
+from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, mean_of_sample
+from kdtflite.distillation.losses.features.resizing import to_common_size
 from kdtflite.errors import choose
 
 __all__ = ["Hints"]

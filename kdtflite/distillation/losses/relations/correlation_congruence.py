@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.norms import normalized
-from kdtflite.distillation.losses.relations import RelationLoss
+from kdtflite.distillation.losses.relations.base import RelationLoss
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["CorrelationCongruence"]

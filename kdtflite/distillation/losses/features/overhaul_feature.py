@@ -10,9 +10,13 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.losses.adapters import BatchNormalization, over_replicas, pointwise
-from kdtflite.distillation.losses.pairs import FeaturePairs, Pair, sum_of_sample
-from kdtflite.distillation.losses.resizing import to_common_size
+from kdtflite.distillation.losses.features.adapters import (
+    BatchNormalization,
+    over_replicas,
+    pointwise,
+)
+from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, sum_of_sample
+from kdtflite.distillation.losses.features.resizing import to_common_size
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["OverhaulFeature"]

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
 from kdtflite.distillation.losses.checks import check_share
-from kdtflite.distillation.losses.divergence import kl, log_probabilities
+from kdtflite.distillation.losses.logits.divergence import kl, log_probabilities
 from kdtflite.distillation.losses.temperature import check_temperature
 from kdtflite.distillation.schedules import Schedule, current
 

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss, Shape
-from kdtflite.distillation.losses.standardize import unit_deviations
+from kdtflite.distillation.losses.logits.standardize import unit_deviations
 from kdtflite.distillation.losses.temperature import check_temperature
 from kdtflite.distillation.schedules import Schedule, current
 from kdtflite.distillation.step import Step

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
 from kdtflite.distillation.losses.checks import check_share
-from kdtflite.distillation.losses.divergence import cross_entropy, log_probabilities
-from kdtflite.distillation.losses.target_classes import decisions
+from kdtflite.distillation.losses.logits.divergence import cross_entropy, log_probabilities
+from kdtflite.distillation.losses.logits.target_classes import decisions
 from kdtflite.distillation.losses.temperature import check_temperature
 from kdtflite.distillation.schedules import Schedule, current
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.distillation.losses.base import FeatureLoss, Shape
-from kdtflite.distillation.losses.embedding_bank import EmbeddingBank
 from kdtflite.distillation.losses.norms import normalized
-from kdtflite.distillation.losses.relations import flat_rows
+from kdtflite.distillation.losses.relations.base import flat_rows
+from kdtflite.distillation.losses.relations.embedding_bank import EmbeddingBank
 from kdtflite.distillation.losses.temperature import check_temperature
 from kdtflite.distillation.schedules import Schedule, current
 from kdtflite.distillation.step import Step

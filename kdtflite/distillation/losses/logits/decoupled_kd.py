@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
 from kdtflite.distillation.losses.checks import check_not_negative
-from kdtflite.distillation.losses.divergence import kl, log_probabilities
-from kdtflite.distillation.losses.target_classes import labelled
+from kdtflite.distillation.losses.logits.divergence import kl, log_probabilities
+from kdtflite.distillation.losses.logits.target_classes import labelled
 from kdtflite.distillation.losses.temperature import check_temperature
 from kdtflite.distillation.schedules import Schedule, current
 from kdtflite.distillation.step import Step

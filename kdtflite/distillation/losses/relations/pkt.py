@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from kdtflite.distillation.losses.divergence import kl
+from kdtflite.distillation.losses.logits.divergence import kl
 from kdtflite.distillation.losses.norms import normalized
-from kdtflite.distillation.losses.relations import RelationLoss
+from kdtflite.distillation.losses.relations.base import RelationLoss
 
 __all__ = ["PKT"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.losses.pairs import FeaturePairs
+from kdtflite.distillation.losses.features.pairs import FeaturePairs
 
 __all__ = ["RelationLoss", "flat_rows", "mean_of_rest"]
 

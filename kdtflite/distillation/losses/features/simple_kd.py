@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.losses.pairs import FeaturePairs, Pair, mean_of_sample
-from kdtflite.distillation.losses.resizing import to_common_size
+from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, mean_of_sample
+from kdtflite.distillation.losses.features.resizing import to_common_size
 
 __all__ = ["SimpleKD"]
 

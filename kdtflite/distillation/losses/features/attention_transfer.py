@@ -9,9 +9,9 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair
+from kdtflite.distillation.losses.features.resizing import to_common_size
 from kdtflite.distillation.losses.norms import norm, normalized
-from kdtflite.distillation.losses.pairs import FeaturePairs, Pair
-from kdtflite.distillation.losses.resizing import to_common_size
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["AttentionTransfer"]

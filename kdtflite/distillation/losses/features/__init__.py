@@ -1,0 +1,1 @@
+"""Losses between feature maps, and the adapters that join them."""

@@ -1,0 +1,1 @@
+"""Losses between the hidden states and attention maps of transformers."""
