@@ -359,8 +359,8 @@ def as_markdown(result: dict[str, Any]) -> str:
             f"{result['epochs']} epochs of all training images with batches of "
             f"{result['batch_size']}, on augmented views (shift 2; flip on Fashion-MNIST). "
             f"Teachers: {teachers}. Bold: above the hard labels' mean. Losses on logits share with "
-            "the hard labels half and half unless the name says otherwise (w: the hard labels' weight); "
-            "losses on features come on top of them.",
+            "the hard labels half and half unless the name says otherwise (w: the hard labels' "
+            "weight); losses on features come on top of them.",
             "",
             f"| method | {' | '.join(rows)} |",
             f"| --- |{' ---: |' * len(rows)}",
