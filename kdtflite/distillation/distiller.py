@@ -102,6 +102,8 @@ class Distiller(keras.Model):
         # Inputs reach the student as they are, and the loss is scaled where the student needs it,
         # whatever the global policy was when each was made.
         super().__init__(name=name, autocast=False, dtype=policy_of(student))
+        # What metrics give is every worker's already; Keras would add it up over the workers.
+        self.distribute_reduction_method = "first"
         self.student = student
         self._preprocessing = student_preprocessing
         self._mixing = mixing

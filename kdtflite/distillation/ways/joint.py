@@ -73,6 +73,8 @@ class JointDistiller(keras.Model):
         policies = {policy_of(student) for student in students}
         policy = "mixed_float16" if "mixed_float16" in policies else "float32"
         super().__init__(name=name, autocast=False, dtype=policy)
+        # What metrics give is every worker's already; Keras would add it up over the workers.
+        self.distribute_reduction_method = "first"
         # In an object of its own: Keras would count the metrics among the students' weights.
         self._parts = _Parts(dict(parts))
         self._students = list(students)
