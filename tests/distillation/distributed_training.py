@@ -91,6 +91,7 @@ def adapted():
     )
     history = distiller.fit(batches(X, Y, WEIGHT), epochs=3, verbose=0).history
     logged = [np.float64(history[name]) for name in ("loss", "hints_loss", "accuracy")]
+    logged += [np.float64(value) for value in distiller.evaluate(batches(X, Y, WEIGHT), verbose=0)]
     return [variable.numpy() for variable in distiller.trained_variables] + logged
 
 
