@@ -12,7 +12,7 @@ from kdtflite.errors import DataError
 if TYPE_CHECKING:
     from kdtflite.data.splits import Split
 
-__all__ = ["steps_an_epoch", "training_batches"]
+__all__ = ["batches_of", "steps_an_epoch", "training_batches"]
 
 
 def steps_an_epoch(split: Split, batch_size: int) -> int:
@@ -53,7 +53,7 @@ def training_batches(
         first_epoch: The epoch to begin with.
         augmentation: Random geometry, drawn anew each epoch.
     """
-    steps = steps_an_epoch(split, batch_size)
+    steps_an_epoch(split, batch_size)  # refuses less than one
     with tf.device("CPU"):  # the whole set stays in host memory, once
         x, y = tf.constant(split.x), tf.constant(split.y)
 
@@ -61,7 +61,7 @@ def training_batches(
         order = tf.random.experimental.stateless_shuffle(
             tf.range(len(split.x)), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
         )
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size).take(steps)
+        batches = batches_of(order, batch_size, drop_remainder=True)
         return batches.enumerate().map(lambda step, rows: (epoch, step, rows))
 
     def load(epoch: tf.Tensor, step: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -76,3 +76,13 @@ def training_batches(
         .map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def batches_of(rows: tf.Tensor, batch_size: int, *, drop_remainder: bool) -> tf.data.Dataset:
+    """Returns `rows`, shape (samples,), in batches: cut at once, not gathered one by one."""
+    whole = tf.size(rows) // batch_size * batch_size
+    batches = tf.data.Dataset.from_tensor_slices(tf.reshape(rows[:whole], [-1, batch_size]))
+    if drop_remainder:
+        return batches
+    rest = tf.data.Dataset.from_tensors(rows[whole:]).filter(lambda rows: tf.size(rows) > 0)
+    return batches.concatenate(rest)

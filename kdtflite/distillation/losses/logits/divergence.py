@@ -14,7 +14,8 @@ def log_probabilities(logits: Any, temperature: Any = 1.0) -> tf.Tensor:
     return tf.nn.log_softmax(tf.cast(logits, tf.float64) / temperature)
 
 
-def kl(log_p: tf.Tensor, log_q: tf.Tensor) -> tf.Tensor:
+@tf.custom_gradient
+def kl(log_p: tf.Tensor, log_q: tf.Tensor) -> Any:
     """Returns KL(p ‖ q) = Σ p ln(p / q) over the last axis.
 
     Args:
@@ -27,14 +28,18 @@ def kl(log_p: tf.Tensor, log_q: tf.Tensor) -> tf.Tensor:
     d = tf.where(possible, log_q - log_p, tf.zeros_like(log_p))
     # Both distributions sum to 1, so KL = Σ p (e^d - 1 - d). None of these terms is negative:
     # nothing cancels when the two are nearly the same, as in Σ p (-d).
-    near = possible & (tf.abs(d) < 0.5)
-    d_near = tf.where(near, d, tf.zeros_like(d))
     terms = tf.where(
-        near,
-        p * (tf.math.expm1(d_near) - d_near),
+        possible & (tf.abs(d) < 0.5),
+        p * (tf.math.expm1(d) - d),
         q - p - tf.math.multiply_no_nan(d, p),
     )
-    return tf.reduce_sum(terms, axis=-1)
+
+    # In closed form: autodiff would take NaN from the branch that is not taken, and be slower.
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        upstream = upstream[..., tf.newaxis]
+        return -upstream * tf.math.multiply_no_nan(d, p), upstream * (q - p)
+
+    return tf.reduce_sum(terms, axis=-1), gradient
 
 
 def cross_entropy(p: tf.Tensor, log_q: tf.Tensor) -> tf.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kdtflite.data.batches import batches_of
 from kdtflite.distillation.step import Taught
 from kdtflite.distillation.teachers.cache.data import (
     ArrayData,
@@ -84,9 +85,9 @@ def array_batches(
         if order.shuffle:
             seed = tf.stack([tf.constant(order.seed, tf.int64), epoch])
             rows = tf.random.experimental.stateless_shuffle(rows, seed)
-        batches = tf.data.Dataset.from_tensor_slices(rows)
-        batches = batches.batch(order.batch_size, drop_remainder=order.drop_remainder)
-        return batches.map(lambda rows: (epoch, rows))
+        return batches_of(rows, order.batch_size, drop_remainder=order.drop_remainder).map(
+            lambda rows: (epoch, rows)
+        )
 
     def load(epoch: tf.Tensor, rows: tf.Tensor) -> tuple[Any, ...]:
         view = epoch % views.views
