@@ -2,8 +2,10 @@
 
     python benchmarks/distillation_methods.py --data path/to/folder
 
-One teacher a data set; students of about 5,000 and 20,000 parameters; every method with every
-seed from the same initial weights, on the same batches and augmented views. A finished training is
+One teacher a data set, trained on all training images; students of about 5,000 and 20,000
+parameters, trained on the first `--samples` of them, so that a training is a matter of half a
+minute and its length enough to settle; every method with every seed from the same initial weights,
+on the same batches and augmented views. A finished training is
 kept as a file, so the same command goes on where it was stopped. The table states test accuracy,
 mean and standard deviation over the seeds; nothing was chosen on the test samples.
 """
@@ -11,6 +13,7 @@ mean and standard deviation over the seeds; nothing was chosen on the test sampl
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -57,6 +60,33 @@ class Method:
     def live(self) -> bool:
         """Whether the teacher runs in every step."""
         return self.kind == "features"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trainings share.
+
+    Attributes:
+        data: Folder of the data sets, or None to download them.
+        samples: Training images of the students.
+        epochs: Passes over them, each with views of its own.
+        work: Where teachers, caches and results are kept.
+    """
+
+    data: Path | None
+    samples: int
+    epochs: int
+    work: Path
+
+    @property
+    def results(self) -> Path:
+        """Folder of the results."""
+        return self.work / f"{self.samples}-samples-{self.epochs}-epochs"
+
+    def result(self, data: str, student: str, name: str, seed: int) -> Path:
+        """File of one training's result."""
+        plain = "".join(c if c.isalnum() or c in ".=" else "-" for c in name)
+        return self.results / f"{data}.{student}.{plain}.{seed}.json"
 
 
 def methods() -> dict[str, Method]:
@@ -113,7 +143,8 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="folder with mnist.npz and fashion_mnist.npz; else downloaded"
     )
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=12_000, help="training images of students")
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="these methods alone")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="trainings at a time")
@@ -125,13 +156,13 @@ def main() -> None:
     )
     parser.add_argument("--teachers", action="store_true", help="only train the teachers")
     arguments = parser.parse_args()
-    if min(arguments.epochs, arguments.seeds, arguments.workers) < 1:
-        parser.error("--epochs, --seeds and --workers start at 1")
+    if min(arguments.epochs, arguments.seeds, arguments.workers) < 1 or arguments.samples < BATCH:
+        parser.error(f"--epochs, --seeds and --workers start at 1, --samples at {BATCH}")
     names = arguments.only or list(methods())
     if unknown := set(names) - set(methods()):
         parser.error(f"no method {', '.join(unknown)}; there are: {', '.join(methods())}")
-    setting = {"data": arguments.data, "epochs": arguments.epochs, "work": arguments.work}
-    for folder in (arguments.work / "teachers", results_folder(setting)):
+    setting = Setting(arguments.data, arguments.samples, arguments.epochs, arguments.work)
+    for folder in (setting.work / "teachers", setting.results):
         folder.mkdir(parents=True, exist_ok=True)
     # A process a training: small nets gain little from threads, and each process is single.
     os.environ.update(
@@ -149,7 +180,7 @@ def main() -> None:
             for data in DATA
             for student in STUDENTS
         ]
-        left = [job for job in jobs if not result_file(setting, *job).is_file()]
+        left = [job for job in jobs if not setting.result(*job).is_file()]
         say(f"{len(jobs) - len(left)} of {len(jobs)} trainings are done already")
         started = time.monotonic()
         futures = [pool.submit(train, setting, *job) for job in left]
@@ -161,20 +192,12 @@ def main() -> None:
     print(arguments.json.with_suffix(".md").read_text(), end="")
 
 
-def results_folder(setting: dict[str, Any]) -> Path:
-    return Path(setting["work"]) / f"epochs-{setting['epochs']}"
-
-
-def result_file(setting: dict[str, Any], data: str, student: str, name: str, seed: int) -> Path:
-    plain = "".join(c if c.isalnum() or c in ".=" else "-" for c in name)
-    return results_folder(setting) / f"{data}.{student}.{plain}.{seed}.json"
-
-
-def dataset_of(setting: dict[str, Any], data: str) -> Any:
+@functools.cache
+def dataset_of(setting: Setting, data: str) -> Any:
     import kdtflite
 
-    folder = setting["data"]
-    return kdtflite.data.load(data, path="auto" if folder is None else folder / DATA[data], seed=0)
+    path = "auto" if setting.data is None else setting.data / DATA[data]
+    return kdtflite.data.load(data, path=path, seed=0)
 
 
 def augmentation_of(data: str) -> Any:
@@ -183,15 +206,15 @@ def augmentation_of(data: str) -> Any:
     return Augmentation(shift=2.0, flip=data == "fashion_mnist")
 
 
-def teach(setting: dict[str, Any], data: str) -> None:
+def teach(setting: Setting, data: str) -> None:
     """Trains the teacher of a data set and caches what it says of every view, once."""
     import tf_keras as keras
 
     from kdtflite.data.batches import steps_an_epoch, training_batches
-    from kdtflite.models import build_model, load_model
+    from kdtflite.models import build_model
 
     dataset = dataset_of(setting, data)
-    path = Path(setting["work"]) / "teachers" / f"{data}.keras"
+    path = setting.work / "teachers" / f"{data}.keras"
     if not path.is_file():
         keras.utils.set_random_seed(0)
         teacher = build_model(
@@ -212,35 +235,38 @@ def teach(setting: dict[str, Any], data: str) -> None:
             teacher.save(file)
         write_json(path.with_suffix(".json"), {"test_accuracy": accuracy}, overwrite=True)
         say(f"teacher of {data}: test accuracy {accuracy:.4f}")
-    cached(setting, data, load_model(path), dataset)
+    taught(setting, data)
 
 
-def cached(setting: dict[str, Any], data: str, teacher: Any, dataset: Any) -> Any:
-    """Returns the teacher's cached logits: a view of every sample for each epoch."""
+@functools.cache
+def taught(setting: Setting, data: str) -> tuple[Any, Any, Any]:
+    """Returns teacher, the students' training samples, and what the teacher says of their views."""
     import kdtflite
 
-    views = setting["epochs"]
-    return kdtflite.cache_teacher(
+    train = dataset_of(setting, data).train
+    train = kdtflite.data.Split(train.x[: setting.samples], train.y[: setting.samples])
+    teacher = kdtflite.load_model(setting.work / "teachers" / f"{data}.keras")
+    cache = kdtflite.cache_teacher(
         teacher,
-        dataset.train,
-        Path(setting["work"]) / "teachers" / f"{data}-{views}-views",
-        views=views,
+        train,
+        setting.work / "teachers" / f"{data}-{len(train)}-samples-{setting.epochs}-views",
+        views=setting.epochs,
         augmentation=augmentation_of(data),
         seed=0,
     )
+    return teacher, train, cache
 
 
-def train(setting: dict[str, Any], data: str, size: str, name: str, seed: int) -> str:
+def train(setting: Setting, data: str, size: str, name: str, seed: int) -> str:
     """Trains one student and keeps what it reached."""
     import tf_keras as keras
 
     from kdtflite.distillation import Distiller
-    from kdtflite.models import build_model, load_model
+    from kdtflite.models import build_model
 
-    path = result_file(setting, data, size, name, seed)
+    path = setting.result(data, size, name, seed)
     method, dataset = methods()[name], dataset_of(setting, data)
-    teacher = load_model(Path(setting["work"]) / "teachers" / f"{data}.keras")
-    cache = cached(setting, data, teacher, dataset)
+    teacher, samples, cache = taught(setting, data)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     student = build_model(
@@ -250,20 +276,18 @@ def train(setting: dict[str, Any], data: str, size: str, name: str, seed: int) -
         widths=STUDENTS[size],
         name="student",
     )
-    batches = cache.batches(
-        dataset.train, batch_size=BATCH, epochs=setting["epochs"], seed=seed, drop_remainder=True
-    )
+    batches = cache.batches(samples, batch_size=BATCH, epochs=setting.epochs, seed=seed)
     if method.live or method.kind == "labels":
         batches = batches.map(lambda taught, y: (taught.inputs, y))
     lesson = {"labels": None, "features": teacher}.get(method.kind, cache)
-    steps = len(dataset.train) // BATCH
+    steps = len(samples) // BATCH
     distiller = Distiller(student, lesson, **method.options())
-    compile_plainly(distiller, 0.006, setting["epochs"] * steps)
+    compile_plainly(distiller, 0.006, setting.epochs * steps)
     started = time.monotonic()
     distiller.fit(
         batches,
         steps_per_epoch=steps,
-        epochs=setting["epochs"],
+        epochs=setting.epochs,
         validation_data=(dataset.validation.x, dataset.validation.y),
         validation_batch_size=500,
         verbose=0,
@@ -296,13 +320,13 @@ def compile_plainly(model: Any, learning_rate: float, steps: int) -> None:
     model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
 
 
-def write(setting: dict[str, Any], names: list[str], seeds: int, path: Path) -> None:
+def write(setting: Setting, names: list[str], seeds: int, path: Path) -> None:
     """Writes the table of what is done so far."""
     table: dict[str, dict[str, Any]] = {}
     for name in names:
         for data in DATA:
             for size in STUDENTS:
-                files = [result_file(setting, data, size, name, seed + 1) for seed in range(seeds)]
+                files = [setting.result(data, size, name, seed + 1) for seed in range(seeds)]
                 results = [json.loads(file.read_text()) for file in files if file.is_file()]
                 if not results:
                     continue
@@ -316,11 +340,11 @@ def write(setting: dict[str, Any], names: list[str], seeds: int, path: Path) -> 
                     "chosen": [r["choice"]["chosen"] for r in results if r["choice"]],
                 }
     teachers = {
-        data: json.loads((setting["work"] / "teachers" / f"{data}.json").read_text())
-        for data in DATA
+        data: json.loads((setting.work / "teachers" / f"{data}.json").read_text()) for data in DATA
     }
     result = {
-        "epochs": setting["epochs"],
+        "samples": setting.samples,
+        "epochs": setting.epochs,
         "batch_size": BATCH,
         "teachers": teachers,
         "methods": table,
@@ -356,11 +380,11 @@ def as_markdown(result: dict[str, Any]) -> str:
             "# Distillation methods",
             "",
             f"Test accuracy in %, mean ± standard deviation over the seeds, after "
-            f"{result['epochs']} epochs of all training images with batches of "
+            f"{result['epochs']} epochs of {result['samples']:,} training images with batches of "
             f"{result['batch_size']}, on augmented views (shift 2; flip on Fashion-MNIST). "
-            f"Teachers: {teachers}. Bold: above the hard labels' mean. Losses on logits share with "
-            "the hard labels half and half unless the name says otherwise (w: the hard labels' "
-            "weight); losses on features come on top of them.",
+            f"Teachers, trained on all images: {teachers}. Bold: above the hard labels' "
+            "mean. Losses on logits share with the hard labels half and half unless the name says "
+            "otherwise (w: the hard labels' weight); losses on features come on top of them.",
             "",
             f"| method | {' | '.join(rows)} |",
             f"| --- |{' ---: |' * len(rows)}",
