@@ -138,7 +138,7 @@ def methods() -> dict[str, Method]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        epilog="Example: python benchmarks/distillation_methods.py --data ../shared/data --seeds 3",
+        epilog="Example: python benchmarks/distillation_methods.py --data path/to/folder --seeds 3",
     )
     parser.add_argument(
         "--data", type=Path, help="folder with mnist.npz and fashion_mnist.npz; else downloaded"

@@ -36,11 +36,17 @@ def all_callbacks(callbacks: Any, *scheduled: Scheduled) -> Any:
 
 
 class _Schedules(keras.callbacks.Callback):
-    """Moves weights and temperatures on at the start of every epoch."""
+    """Builds the optimizer, and moves weights and temperatures on at the start of every epoch."""
 
     def __init__(self, scheduled: Scheduled) -> None:
         super().__init__()
         self.scheduled = scheduled
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        del logs
+        # BackupAndRestore would build it for the student's variables alone, not for the losses'.
+        if hasattr(self.model.optimizer, "build"):
+            self.model.optimizer.build(self.model.trained_variables)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         del logs

@@ -133,6 +133,17 @@ def _check_labels(hard_labels: HardLabels, labels: Any, student: keras.Model) ->
             f"The loss {name} takes class indices. Expected labels of shape (samples,). "
             f"Received: {shape}. Pass y.argmax(axis=1), or use CategoricalCrossentropy."
         )
+    positions = tuple(student.output_shape[1:-1])
+    if (
+        name == _SPARSE
+        and sequences
+        and not any(_fits(shape, (None, *positions, *last)) for last in ((), (1,)))
+    ):
+        raise DataError(
+            f"The loss {name} takes a class index a position. Expected labels of shape "
+            f"{('samples', *positions)}. Received: {shape}. Give every position a label, or end "
+            "the student in one output a sample."
+        )
     if name in _DENSE and len(shape) == 1:
         raise DataError(
             f"The loss {name} takes a row a sample. Expected labels of shape "

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from kdtflite.distillation.losses import HardLabels
+from kdtflite.distillation.mixing import Mixing
 from kdtflite.distillation.outputs import Outputs, Task
 from kdtflite.distillation.teachers.base import Teacher
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 from kdtflite.models.inspect import number_of_classes
 
-__all__ = ["check_loss", "check_models"]
+__all__ = ["check_loss", "check_mixing", "check_models"]
 
 
 def check_models(teacher: Teacher | None, student: Any, task: Task, *, own_inputs: bool) -> None:
@@ -24,7 +25,7 @@ def check_models(teacher: Teacher | None, student: Any, task: Task, *, own_input
 
     Raises:
         ShapeMismatchError: Other classes or inputs.
-        ConfigurationError: A teacher of another task.
+        ConfigurationError: A teacher of another task, or the student itself.
     """
     if task == "multiclass" and number_of_classes(student) < 2:
         raise ShapeMismatchError(
@@ -34,6 +35,12 @@ def check_models(teacher: Teacher | None, student: Any, task: Task, *, own_input
         )
     if teacher is None:
         return
+    model: Any = getattr(teacher, "model", None)
+    if model is student:
+        raise ConfigurationError(
+            f"Expected a teacher other than the student. Received: {student.name!r} as both. "
+            "Pass a copy of it (keras.models.clone_model, then set_weights) as the teacher."
+        )
     if own_inputs:  # a teacher whose outputs are learnt by a probe is probed here
         teacher.check_inputs(student)
     given, wanted = teacher.output_shape, tuple(student.output_shape)
@@ -61,6 +68,20 @@ def check_models(teacher: Teacher | None, student: Any, task: Task, *, own_input
             f"teacher_outputs to be one of: {', '.join(kinds)}. Pass task= if the student is of "
             "another kind, or end both models alike."
         )
+
+
+def check_mixing(mixing: Any) -> Mixing | None:
+    """Returns `mixing`.
+
+    Raises:
+        ConfigurationError: It is none of ours.
+    """
+    if not isinstance(mixing, Mixing | None):
+        raise ConfigurationError(
+            "Expected mixing to be a MixUp or CutMix of kdtflite.distillation, for example "
+            f"MixUp(alpha=0.2). Received: {mixing!r}."
+        )
+    return mixing
 
 
 def check_loss(hard_labels: HardLabels, outputs: Outputs, task: Task) -> None:

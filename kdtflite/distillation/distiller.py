@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from kdtflite.distillation.auto import Auto, Choice, as_auto
 from kdtflite.distillation.calibrate_first import calibrate_on_first_batches
 from kdtflite.distillation.callbacks import all_callbacks
 from kdtflite.distillation.check_first import check_first_batch, label_outside
-from kdtflite.distillation.check_models import check_loss, check_models
+from kdtflite.distillation.check_models import check_loss, check_mixing, check_models
 from kdtflite.distillation.losses import DistillationLoss, HardLabels, SoftTargets
 from kdtflite.distillation.mixing import Mixing
 from kdtflite.distillation.objective import Objective, share_of_mean
@@ -106,7 +107,7 @@ class Distiller(keras.Model):
         self.distribute_reduction_method = "first"
         self.student = student
         self._preprocessing = student_preprocessing
-        self._mixing = mixing
+        self._mixing = check_mixing(mixing)
         self._auto = as_auto(losses, hard_label_weight, loss_weights)
         self.choice: Choice | None = None
         if teacher is None and losses not in ([], ()):
@@ -149,13 +150,18 @@ class Distiller(keras.Model):
         """What the losses train or remember; to resume a training, restore these as well."""
         return self._objective.variables
 
+    @property
+    def draws(self) -> bool:
+        """Whether a training step draws random numbers, beside those of the student's layers."""
+        return self._mixing is not None or self._objective.draws
+
     def adopt(self, choice: Choice) -> None:
         """Trains from now on by what `losses="auto"` chose, here or elsewhere."""
         chosen = (self._auto or Auto()).named(choice.chosen)
         hard_labels = self._objective.hard_labels
         self._set_losses(chosen.losses(), chosen.hard_label_weight, chosen.loss_weights)
         self._objective.hard_labels = hard_labels
-        self.train_function = None  # of the losses before
+        self.train_function = self.test_function = None  # of the losses before
         self.choice = choice
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
@@ -292,7 +298,7 @@ class Distiller(keras.Model):
                 hard = self._hard(y, outputs)
                 if mixed is not None and hard is not None:
                     hard = mixed.mix(hard, self._hard(mixed.partners(y), outputs))
-                logits = self._classes(to_logits(outputs, self._student_outputs))
+                logits = as_classes(to_logits(outputs, self._student_outputs), self.task)
                 seen = Observed(logits, seen.features, seen.input_gradient, seen.mask)
                 regularization = self._regularization()
                 total = self._objective(
@@ -351,6 +357,7 @@ class Distiller(keras.Model):
                     "A loss on gradients by the inputs needs a Keras model as the teacher. "
                     f"Received: a {type(self._teacher).__name__}, through which no gradient flows."
                 )
+            self._teacher = copy.copy(self._teacher)  # others may tap other layers of the same
             objective.build(self._tapped.shapes, self._teacher.tap(objective.teacher_layers))
         self._objective = objective
         # Checkpoints of this model keep what the losses train; the student's own files do not.
@@ -361,11 +368,8 @@ class Distiller(keras.Model):
         if self._teacher is None or not self._objective.losses:
             return None
         seen = self._teacher.observe(x, recording)
-        logits = self._classes(seen.logits)
+        logits = as_classes(seen.logits, self.task)
         return Observed(logits, seen.features, seen.input_gradient, seen.mask)
-
-    def _classes(self, logits: tf.Tensor) -> tf.Tensor:
-        return as_classes(logits, self.task)
 
     def _student_inputs(self, x: Any) -> Any:
         x = x.inputs if isinstance(x, Taught) else x

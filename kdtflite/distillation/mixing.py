@@ -47,7 +47,7 @@ class Mixing(abc.ABC):
     Teacher and student are given the very same mix, so that the soft targets belong to what the
     student sees (Beyer et al., "a good teacher is patient and consistent", arXiv 2106.05237);
     the hard-label loss is that of both labels in their shares. A mix of more than half of another
-    sample is the mix of that sample: shares are folded to max(λ, 1 - λ), which changes nothing
+    sample is the mix of that sample: own and partner then change places, which changes nothing
     but whose row it is, and keeps a sample's weight and its metrics with what is most of it.
 
     Random numbers are TensorFlow's own: `keras.utils.set_random_seed` makes them repeatable.
@@ -100,7 +100,7 @@ class Mixing(abc.ABC):
         Args:
             x: Samples, shape (batch, ...).
             partner: Row of each sample's partner, shape (batch,).
-            share: Share that was drawn, from 0.5 to 1, shape (batch,) or (1,).
+            share: λ as it was drawn, shape (batch,) or (1,).
         """
 
     def _check(self, samples: list[tf.Tensor]) -> None:
@@ -113,14 +113,13 @@ class Mixing(abc.ABC):
                 )
 
     def _draw(self, count: tf.Tensor | int) -> tf.Tensor:
-        """Returns max(λ, 1 - λ), shape (count,), float32."""
+        """Returns λ, shape (count,), float32."""
         # λ = G / (G + G') of two gammas; their logarithms, as both underflow for a small alpha:
         # ln Gamma(α) = ln Gamma(α + 1) + ln(U) / α.
         gammas = tf.random.gamma([2, count], self.alpha + 1, dtype=tf.float64)
         uniform = tf.random.uniform(tf.shape(gammas), minval=1e-300, dtype=tf.float64)
         one, other = tf.unstack(tf.math.log(gammas) + tf.math.log(uniform) / self.alpha)
-        drawn = tf.sigmoid(one - other)
-        return tf.cast(tf.maximum(drawn, 1.0 - drawn), tf.float32)
+        return tf.cast(tf.sigmoid(one - other), tf.float32)
 
 
 class MixUp(Mixing):
@@ -143,6 +142,8 @@ class MixUp(Mixing):
         super().__init__(alpha, per_sample=per_sample)
 
     def _mix(self, x: Any, partner: tf.Tensor, share: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        share = tf.maximum(share, 1.0 - share)
+
         def mean(tensor: tf.Tensor) -> tf.Tensor:
             own = _to_rank(tf.cast(share, tensor.dtype), tensor.shape.rank)
             return own * tensor + (1 - own) * tf.gather(tensor, partner)
@@ -156,7 +157,8 @@ class CutMix(Mixing):
         x̃ = M ⊙ x + (1 - M) ⊙ x_partner,   L_hard = λ L(y) + (1 - λ) L(y_partner)
 
     M is 0 in a box of sides √(1 - λ) of the image's, its centre anywhere in the image, and λ is
-    in the end the share of the image outside the box, which may stick out of it.
+    in the end the share of the image outside the box, which may stick out of it. Where the box
+    is more than half of the image, it is what stays, and the rest is of the other one.
 
     Args:
         alpha: α of λ ~ Beta(α, α); 1, as in the paper, draws λ evenly.
@@ -176,13 +178,13 @@ class CutMix(Mixing):
         height, width = tf.unstack(tf.shape(tf.nest.flatten(x)[0])[1:3])
         rows, columns = _stretch(height, share), _stretch(width, share)
         box = rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :]
+        box = tf.math.logical_xor(box, _area(box) > 0.5)
 
         def cut(image: tf.Tensor) -> tf.Tensor:
             mixed = tf.where(box[..., tf.newaxis], tf.gather(image, partner), image)
             return tf.ensure_shape(mixed, image.shape)
 
-        inside = tf.reduce_mean(tf.cast(box, tf.float32), axis=[1, 2])
-        return tf.nest.map_structure(cut, x), 1.0 - inside
+        return tf.nest.map_structure(cut, x), 1.0 - _area(box)[:, 0, 0]
 
     def _check(self, samples: list[tf.Tensor]) -> None:
         super()._check(samples)
@@ -193,6 +195,11 @@ class CutMix(Mixing):
                 f"one size. Received: {', '.join(str(tuple(t.shape)) for t in samples)}. "
                 "MixUp mixes samples of any shape."
             )
+
+
+def _area(box: tf.Tensor) -> tf.Tensor:
+    """Returns the share of the image that is in the box, shape (len(box), 1, 1)."""
+    return tf.reduce_mean(tf.cast(box, tf.float32), axis=[1, 2], keepdims=True)
 
 
 def _stretch(size: tf.Tensor, share: tf.Tensor) -> tf.Tensor:

@@ -73,6 +73,11 @@ class Objective:
         return any(loss.needs_input_gradient for loss in self.losses)
 
     @property
+    def draws(self) -> bool:
+        """Whether a loss draws random numbers."""
+        return any(loss.draws for loss in self.losses)
+
+    @property
     def variables(self) -> list[tf.Variable]:
         """What the losses train or remember."""
         return [variable for loss in self.losses for variable in loss.variables]
@@ -150,7 +155,7 @@ def per_sample(values: tf.Tensor, mask: Any, sample_weight: Any) -> tf.Tensor:
     """Returns one value a sample, shape (batch,), float32, weighted.
 
     Values of positions become their mean over the positions that count, each with its own weight
-    where `sample_weight` has one a position.
+    where `sample_weight` has one a position; the one value of a sample has their mean as weight.
 
     Args:
         values: Shape (batch,) or (batch, positions, ...).
@@ -160,6 +165,9 @@ def per_sample(values: tf.Tensor, mask: Any, sample_weight: Any) -> tf.Tensor:
     values = tf.cast(values, tf.float32)
     weight = None if sample_weight is None else tf.cast(sample_weight, tf.float32)
     if values.shape.rank == 1:
+        if weight is not None and weight.shape.rank == 2 and weight.shape[1] != 1:
+            # A sample that has one value weighs as its positions do in the mean.
+            weight = per_sample(weight, mask, None)
         return values if weight is None else values * tf.reshape(weight, tf.shape(values))
     while values.shape.rank > 2:
         values = tf.reduce_mean(values, axis=-1)
@@ -201,7 +209,8 @@ def _checked(given: Any, task: Task) -> tuple[DistillationLoss, ...]:
     sequence = isinstance(given, list | tuple)
     if not sequence or not all(isinstance(loss, DistillationLoss) for loss in given):
         raise ConfigurationError(
-            f"Expected losses to be a list of kdtflite.losses. Received: {given!r}."
+            "Expected losses to be a list of kdtflite.losses, for example "
+            f"[losses.SoftTargets(temperature=1.0)]. Received: {given!r}."
         )
     names = [loss.name for loss in given]
     taken = {HardLabels.name, "regularization"}
@@ -214,7 +223,8 @@ def _checked(given: Any, task: Task) -> tuple[DistillationLoss, ...]:
         if task not in loss.tasks:
             raise ConfigurationError(
                 f"The loss {loss.name!r} is for {' and '.join(loss.tasks)} students. "
-                f"Received: a {task} student."
+                f"Received: a {task} student. Use another loss, or pass task= if the student is "
+                "of another kind."
             )
     return tuple(given)
 

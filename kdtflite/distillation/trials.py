@@ -97,8 +97,11 @@ class Trials:
         for _, own, momentum in self._norms:
             momentum.assign(own ** (self.steps / steps))
         # Kept for the candidate's longer runs: tracing a step costs more than running many.
-        # What draws random numbers has to begin anew, for the same ones at every call.
-        if candidate.name not in self._runs or self.distiller._mixing is not None:
+        # What draws random numbers, or has found a scale of the loss, begins anew at every call.
+        anew = self.distiller._mixing is not None or isinstance(
+            self.distiller.optimizer, keras.mixed_precision.LossScaleOptimizer
+        )
+        if candidate.name not in self._runs or anew:
             self._runs[candidate.name] = _Run(self.distiller, candidate)
         run = self._runs[candidate.name]
         run.train(self.batches(steps), steps, self.steps, self.class_weight)
@@ -305,7 +308,8 @@ def _batches(
     if not arrays or not all(hasattr(part, "shape") for part in arrays):
         raise ConfigurationError(
             'losses="auto" goes over the training data several times. Expected arrays, a '
-            f"tf.data.Dataset or a Sequence. Received: a {type(x).__name__}. Make one of it, or "
+            "tf.data.Dataset or a Sequence. Received: a "
+            f"{'generator' if isinstance(x, Iterator) else type(x).__name__}. Make one of it, or "
             "name the losses."
         )
     data = (x, y) if sample_weight is None else (x, y, sample_weight)

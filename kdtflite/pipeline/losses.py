@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,10 +41,12 @@ def make_losses(
         ConfigurationError: No such loss or parameter, or a value that it cannot take.
     """
     made: list[DistillationLoss] = []
+    named: Counter[str] = Counter()
     for entry in entries:
         loss = _make_loss({key: value for key, value in entry.items() if key != "weight"})
-        same = sum(other.name == loss.name for other in made)
-        loss.name += f"_{same + 1}" if same else ""
+        named[loss.name] += 1
+        if (number := named[loss.name]) > 1:
+            loss.name += f"_{number}"
         made.append(loss)
     hard = make_number(hard_label_weight)
     # What the Distiller would take by itself fills the gaps.

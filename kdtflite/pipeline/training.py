@@ -102,8 +102,8 @@ def fit_resumably(
 
     Everything an epoch depends on is in the checkpoint (weights, optimizer with its averages, what
     the losses train or remember, the best epoch) or a function of the seed and the epoch (order,
-    augmentation, mixing, learning rate): stopped and started again, training ends with the weights
-    it would have had.
+    augmentation, mixing, what losses draw, learning rate): stopped and started again, training ends
+    with the weights it would have had.
 
     With a moving average of the weights, it is the averages that are validated and kept.
 
@@ -166,7 +166,7 @@ def fit_resumably(
                 validation_data=(validation.x, labels_of(validation.y, dataset, recipe)),
                 validation_batch_size=500,
                 callbacks=[
-                    *([] if recipe.mixing is None else [_EachEpochsDraws(seed)]),
+                    *([_EachEpochsDraws(seed)] if distiller and model.draws else []),
                     _ValidateAverages(trained.trainable_variables),
                     _EachEpoch(title, recipe.epochs, keep),
                 ],

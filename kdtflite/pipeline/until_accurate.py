@@ -158,7 +158,12 @@ def until_accurate(
         outputs=distiller.pop("teacher_outputs", "auto"),
     )
     job = Distiller(wrapped, taught_by, **distiller)
-    about: dict[str, Any] = {"epochs": fit.epochs, "seed": fit.seed}
+    about: dict[str, Any] = {
+        "epochs": fit.epochs,
+        "batch_size": fit.batch_size,
+        "seed": fit.seed,
+        "io_dtype": io_dtype,
+    }
     if folder is not None:
         about |= {"student": _fingerprint(student), "teacher": taught_by.fingerprint()}
     kept = _Kept(None if folder is None else Path(folder), about)

@@ -59,9 +59,8 @@ def render_table(report: Mapping[str, Any]) -> Table:
         table.caption = Text("★ the file to ship; ✓ the best of its column")
         if choice := report.get("choice"):
             tried = len(choice.get("trials") or ())
-            table.caption.append(
-                f"\nLosses: {choice['chosen']}, chosen by {tried} trials on the validation split"
-            )
+            how = f"chosen by {tried} trials on the validation split" if tried else "without trials"
+            table.caption.append(f"\nLosses: {choice['chosen']}, {how}")
         table.caption_justify = "left"
     return table
 

@@ -89,9 +89,7 @@ def judge(report: Mapping[str, Any]) -> Verdict | None:
     proof = report.get("proof") or {}
     findings = (
         _against_teacher(shipped, models.get("teacher")),
-        _distillation(
-            models.get("distilled"), models.get("hard_labels"), samples, report.get("choice") or {}
-        ),
+        _distillation(models.get("distilled"), models.get("hard_labels"), samples, report),
         _quantization_aware(models, samples),
         _integer(proof),
         _ties(shipped, samples),
@@ -146,7 +144,7 @@ def _distillation(
     distilled: Mapping[str, Any] | None,
     hard: Mapping[str, Any] | None,
     samples: int,
-    choice: Mapping[str, Any],
+    report: Mapping[str, Any],
 ) -> Finding | None:
     pair = _accuracies(distilled, hard)
     if pair is None:
@@ -154,11 +152,18 @@ def _distillation(
     with_teacher, without = pair
     gap = with_teacher - without
     rates = f"{percent(with_teacher)} against {percent(without)}"
+    choice = report.get("choice") or {}
     if choice and choice["chosen"] == choice.get("baseline"):
-        text = (
-            "In the trials no loss with the teacher was better than hard labels alone, so the "
-            f"student learnt from these. It scores {rates} of the baseline, which was trained for "
-            "as long as the student and its quantization together."
+        why = (
+            "In the trials no loss with the teacher was better than hard labels alone"
+            if choice.get("trials")
+            else "No loss with the teacher was tried"
+        )
+        text = f"{why}, so the student learnt from hard labels alone. It scores {rates} of the "
+        text += "baseline" + (
+            "."  # of which the recipe says for how long it is trained
+            if (report.get("recipe") or {}).get("hard_labels")
+            else ", which was trained for as long as the student and its quantization together."
         )
         return Finding("Distillation", "even", text)
     if _nothing(gap):

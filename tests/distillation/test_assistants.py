@@ -143,6 +143,8 @@ def test_what_cannot_be_a_chain_is_refused(data, models):
     x, y, _ = data
     with pytest.raises(ConfigurationError, match="one model or more"):
         assistant_chain(models.teacher(), [], (x, y))
+    with pytest.raises(ConfigurationError, match="the same one twice"):
+        assistant_chain(models.teacher(), [models.student()] * 2, (x, y))
     with pytest.raises(ConfigurationError, match=r"hints keep what they train.*lambda"):
         assistant_chain(models.teacher(), chain_of(models), (x, y), losses=[Hints("a", "b")])
     with pytest.raises(ConfigurationError, match="a name or a function that makes one"):

@@ -12,7 +12,7 @@ from kdtflite.distillation.candidates import CANDIDATES, HARD_LABELS, Candidate
 from kdtflite.distillation.distiller import Distiller
 from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
 from kdtflite.distillation.schedules import Linear
-from kdtflite.distillation.trials import choose_on
+from kdtflite.distillation.trials import Trials, choose_on
 from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.quantization.aware import quantize_aware
 
@@ -163,6 +163,19 @@ def test_the_same_again_gives_the_same_choice(models):
     assert train(distiller(models, losses=FEW), noise=0.3) == first
 
 
+def test_the_same_trial_again_gives_the_same_score_in_float16(models):
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        made = distiller(models, losses=FEW, student=models.student())
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    x, y = blobs(192, 1)
+    # Gradients that overflow at first: the scale of the loss falls in the run.
+    data = tf.data.Dataset.from_tensor_slices((1000 * x, y)).batch(16).repeat()
+    with Trials(made, data.take, (x, y), steps=80) as trials:
+        assert trials(HARD_LABELS, 20) == trials(HARD_LABELS, 20)
+
+
 def test_the_trials_leave_no_trace_in_the_training(models):
     chosen = distiller(models, losses=FEW)
     choice = train(chosen, noise=0.6)
@@ -290,6 +303,14 @@ def test_a_student_of_values_has_nothing_to_choose_from(models):
     made.fit(x, np.eye(3)[y], validation_data=(x, np.eye(3)[y]), verbose=0)
     assert made.choice.chosen == HARD_LABELS.name
     assert "no other candidate for a regression student" in made.choice.why
+
+
+def test_evaluation_before_the_choice_leaves_nothing_in_that_after_it(models):
+    made, (x, y) = distiller(models, losses=Auto([A])), blobs(100, 2)
+    made.evaluate(x, y, verbose=0)
+    train(made)
+    loss = CrossEntropy(from_logits=True)(y, made.student.predict(x, verbose=0))
+    assert made.evaluate(x, y, verbose=0)[0] == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_a_second_fit_does_not_choose_again(models):

@@ -69,5 +69,7 @@ def test_a_builder_that_gives_the_same_model_twice_and_no_generation_are_refused
     same = build()
     with pytest.raises(ConfigurationError, match="a new model at each call"):
         born_again(lambda: same, models.teacher(), (x, y), FIT)
+    with pytest.raises(ConfigurationError, match="a function that makes a student"):
+        born_again(same, models.teacher(), (x, y), FIT)
     with pytest.raises(ConfigurationError, match="one generation or more"):
         born_again(build, models.teacher(), (x, y), FIT, generations=0)

@@ -69,6 +69,17 @@ def test_class_indices_for_a_loss_of_rows(models):
     distiller(models, loss).fit(X, np.eye(3)[Y], verbose=0)
 
 
+@pytest.mark.parametrize(("labels", "right"), [((12,), (12, 4)), ((12, 5), (12, 4, 1))])
+def test_sequences_take_a_label_a_position(labels, right):
+    tagger = keras.Sequential([keras.Input((4, 2)), keras.layers.Dense(3)])
+    trained = Distiller(tagger, keras.models.clone_model(tagger))
+    trained.compile("sgd", Sparse(from_logits=True))
+    x = np.zeros((12, 4, 2), np.float32)
+    with pytest.raises(DataError, match=r"shape \('samples', 4\). Received: \(12,"):
+        trained.fit(x, np.zeros(labels, int), verbose=0)
+    trained.fit(x, np.zeros(right, int), verbose=0)
+
+
 def test_a_dataset_without_batches(models):
     with pytest.raises(DataError, match=r"single samples of shape \(4,\). Call \.batch\(32\)"):
         distiller(models).fit(tf.data.Dataset.from_tensor_slices((X, Y)), verbose=0)

@@ -59,6 +59,14 @@ def test_yes_or_no_labels_leave_no_other_class_to_rank():
     np.testing.assert_allclose(found, SoftTargets(1.0)(student, teacher), rtol=1e-5)
 
 
+def test_one_yes_or_no_a_sample_has_labels_with_or_without_its_axis():
+    student, teacher = STUDENT[:, None, :2], TEACHER[:, None, :2]
+    labels = np.array([1.0, 0.0, 0.0, 1.0])
+    expected = DecoupledKD()(student[:, 0], teacher[:, 0], labels)
+    for given in (labels, labels[:, None]):
+        np.testing.assert_array_equal(DecoupledKD()(student, teacher, given)[:, 0], expected)
+
+
 def test_without_labels_it_says_so():
     step = Step(Observed(tf.constant(STUDENT)), Observed(tf.constant(TEACHER)))
     with pytest.raises(ConfigurationError, match="decoupled_kd: expected labels"):

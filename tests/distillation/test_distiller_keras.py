@@ -13,6 +13,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.distillation import Distiller
+from kdtflite.distillation.losses import Hints
 from kdtflite.errors import ConfigurationError
 
 CrossEntropy = keras.losses.SparseCategoricalCrossentropy
@@ -154,6 +155,34 @@ def test_backup_and_restore_goes_on_where_it_was_cut_off(data, models, tmp_path)
     trained(again, data, 4, callbacks=[backup()])
     assert int(again.optimizer.iterations) == 24
     assert_same(again.get_weights(), whole.get_weights(), rtol=1e-6, atol=1e-7)
+
+
+def test_backup_and_restore_keeps_what_losses_train(data, models, tmp_path):
+    class Power(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def distiller(seed=1):
+        student, teacher = models.student(seed=seed), models.teacher()
+        taps = "student_relu", teacher.layers[1].name
+        keras.utils.set_random_seed(seed)
+        distiller = Distiller(student, teacher, losses=[Hints(*taps, adapter="always")])
+        distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return distiller
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(str(tmp_path))
+
+    whole, cut, again = distiller(), distiller(), distiller(seed=9)
+    trained(whole, data, 4)
+    with pytest.raises(KeyboardInterrupt):
+        trained(cut, data, 4, callbacks=[backup(), Power()])
+    trained(again, data, 4, callbacks=[backup()])
+    assert int(again.optimizer.iterations) == 24
+    assert len(again.trained_variables) == len(again.student.trainable_variables) + 2
+    for one, other in zip(again.trained_variables, whole.trained_variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_replicas_train_as_one_device_does_with_an_uneven_last_batch(tmp_path):

@@ -8,6 +8,7 @@ import tf_keras as keras
 from kdtflite.distillation import Distiller
 from kdtflite.distillation.losses import SoftTargets
 from kdtflite.distillation.losses.base import LogitsLoss
+from kdtflite.distillation.mixing import MixUp
 from kdtflite.errors import (
     ConfigurationError,
     KdtfliteError,
@@ -75,6 +76,18 @@ def test_sizes_left_open_are_no_mismatch():
 def test_a_single_class_teaches_nothing(models):
     with pytest.raises(ShapeMismatchError, match="two or more classes"):
         Distiller(models.student(classes=1), models.teacher(classes=1), task="multiclass")
+
+
+def test_a_student_that_is_its_own_teacher(models):
+    student = models.student()
+    with pytest.raises(ConfigurationError, match=r"'student' as both.*clone_model"):
+        Distiller(student, student)
+
+
+@pytest.mark.parametrize("mixing", ["mixup", MixUp, lambda x: x])
+def test_what_is_no_mixing(models, mixing):
+    with pytest.raises(ConfigurationError, match=r"for example MixUp\(alpha=0\.2\). Received: "):
+        Distiller(models.student(), models.teacher(), mixing=mixing)
 
 
 def test_several_outputs(models):

@@ -82,6 +82,28 @@ def test_it_gives_keras_own_value_of_each_sample(given, unreduced, labels, predi
     assert len(np.unique(values)) == 6
 
 
+@pytest.mark.parametrize(
+    "given",
+    ["mse", losses.MeanSquaredError(), lambda y, p: tf.square(y - p)],
+    ids=["name", "class", "function"],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_of_a_single_output_need_no_axis_of_their_own(given, dtype):
+    outputs = np.array([[1.0], [2.0], [4.0]], np.float32)
+    # 1 - 0, 2 - 2, 4 - 1; each with every label would be means of nine squares
+    values = HardLabels(given)(np.array([0.0, 2.0, 1.0], dtype), outputs)
+    np.testing.assert_allclose(values, [1.0, 0.0, 9.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["binary_crossentropy", "binary_focal_crossentropy"])
+def test_yes_or_no_labels_need_no_axis_of_their_own(name):
+    labels, outputs = np.array([0, 1, 1]), np.array([[0.25], [0.5], [0.8]], np.float32)
+    found = HardLabels(name)(labels, outputs)
+    np.testing.assert_allclose(found, HardLabels(name)(labels[:, None], outputs), rtol=1e-6)
+    if name == "binary_crossentropy":
+        np.testing.assert_allclose(found, -np.log([0.75, 0.5, 0.8]), rtol=1e-5)
+
+
 def test_a_function_of_ones_own():
     def absolute(labels, predictions):
         return tf.abs(tf.cast(labels, tf.float32) - predictions)  # (batch, classes): averaged

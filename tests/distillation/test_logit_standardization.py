@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy.special import rel_entr, softmax
 
+from kdtflite.distillation import Distiller
 from kdtflite.distillation.losses.logits.decoupled_kd import DecoupledKD
 from kdtflite.distillation.losses.logits.dist import DIST
 from kdtflite.distillation.losses.logits.logit_standardization import LogitStandardization
@@ -99,6 +100,12 @@ def test_logits_that_are_all_equal_have_no_gradient():
 def test_what_is_no_loss_on_logits_of_classes_is_refused(loss):
     with pytest.raises(ConfigurationError, match="loss on the logits of classes"):
         LogitStandardization(loss)
+
+
+def test_yes_or_no_labels_whose_z_scores_are_always_one_are_refused(models):
+    loss = LogitStandardization(SoftTargets(1.0))
+    with pytest.raises(ConfigurationError, match="for multiclass students"):
+        Distiller(models.student(), models.teacher(), losses=[loss], task="multilabel")
 
 
 def test_its_name_says_what_it_wraps():

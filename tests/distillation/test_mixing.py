@@ -81,10 +81,14 @@ def test_cutmix_cuts_one_box_and_states_its_exact_area(per_sample, size):
             np.testing.assert_array_equal(cut | (images[i] == i), True)
             np.testing.assert_array_equal(cut[..., 0], cut[..., 1])
             np.testing.assert_allclose(share[i], 1 - cut.mean(), rtol=1e-6)
-            rows, columns = np.nonzero(cut[..., 0])
-            if len(rows):  # a rectangle: as many pixels as its height times its width
-                assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-                boxes.add((rows.min(), columns.min(), np.ptp(rows)))
+            # A rectangle, or all but one: as many pixels as its height times its width.
+            for box in (cut[..., 0], ~cut[..., 0]):
+                rows, columns = np.nonzero(box)
+                if len(rows) and len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1):
+                    boxes.add((rows.min(), columns.min(), np.ptp(rows)))
+                    break
+            else:
+                pytest.fail(f"no rectangle: {cut[..., 0]}")
         assert share.min() >= 0.5
     if size != (1, 1):
         assert len(boxes) > 3
@@ -105,6 +109,22 @@ def test_cutmix_boxes_have_the_papers_sides():
         areas.add((np.ptp(rows) + 1, np.ptp(columns) + 1))
     assert max(areas) == (8, 6)
     assert len(areas) > 5  # centres are anywhere
+
+
+def test_cutmix_shares_are_those_of_the_papers_boxes_but_for_whose_row_it_is():
+    # The paper's recipe in NumPy: λ even from 0 to 1, the box cut off at the image's edges.
+    rng, size, draws = np.random.default_rng(0), 16, 4000
+    side = (size * np.sqrt(1 - rng.random(draws))).astype(int) // 2
+    ends = [
+        [np.clip(centre + sign * side, 0, size) for sign in (-1, 1)]
+        for centre in rng.integers(0, size, (2, draws))
+    ]
+    inside = np.prod([stop - start for start, stop in ends], axis=0) / size**2
+    keras.utils.set_random_seed(7)
+    share = CutMix(1.0, per_sample=True)(np.zeros((draws, size, size, 1), np.float32)).share
+    # Boxes of more than half of the image are drawn, too, and leave shares that are near a half.
+    found = stats.ks_2samp(np.maximum(inside, 1 - inside), share.numpy())
+    assert found.pvalue > 0.01
 
 
 def test_several_inputs_are_mixed_alike():

@@ -9,6 +9,7 @@ from scipy.special import log_softmax, softmax
 from kdtflite.distillation.losses import SoftTargets
 from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.distillation.losses.logits.regression import RegressionDistillation
+from kdtflite.distillation.teachers.model import ModelTeacher
 from kdtflite.distillation.ways.multi_task import MultiTaskDistiller
 from kdtflite.errors import ConfigurationError, DataError, ShapeMismatchError
 from kdtflite.quantization import quantize_aware
@@ -158,6 +159,26 @@ def test_hints_of_a_shared_layer_and_evaluation_by_output(data, labels, models):
     np.testing.assert_allclose(results["loss"], 0.5 * hard + 3.0 * squared, rtol=1e-5)
     assert set(results) == {"loss", "kind_loss", "size_loss", "kind_accuracy", "size_mae"}
     np.testing.assert_array_equal(distiller.predict(x, verbose=0)["kind"], student.predict(x)[0])
+
+
+def test_a_teacher_of_two_outputs_is_tapped_for_each_of_them(data, models):
+    x, y, _ = data
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((4,))
+    wide = L.Dense(5, name="wide")(inputs)
+    heads = [L.Dense(3, name=name)(wide) for name in ("one", "two")]
+    teacher = ModelTeacher(models.student(name="twin"))
+    losses = {"one": [Hints("wide", "twin_hidden")], "two": [Hints("wide", "twin_relu")]}
+    distiller = MultiTaskDistiller(
+        keras.Model(inputs, heads), {"one": teacher, "two": teacher}, losses=losses
+    )
+    distiller.compile(keras.optimizers.SGD(0.0), CrossEntropy(from_logits=True))
+    got = distiller.train_on_batch(x, {"one": y, "two": y}, return_dict=True)
+    own = np.float64(x) @ np.float64(distiller.student.get_layer("wide").kernel)
+    theirs = np.float64(teacher.model.get_layer("twin_hidden")(x))
+    for name, features in (("one", theirs), ("two", np.maximum(theirs, 0))):
+        expected = 0.5 * np.square(own - features).mean()
+        np.testing.assert_allclose(got[f"{name}_hints_loss"], expected, rtol=1e-5)
 
 
 def test_the_student_runs_once_a_step(data, labels, models):

@@ -11,6 +11,7 @@ from kdtflite.distillation import Distiller
 from kdtflite.distillation.losses import SoftTargets
 from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.distillation.taps import TappedModel
+from kdtflite.distillation.teachers.model import ModelTeacher
 from kdtflite.errors import ConfigurationError
 from kdtflite.quantization import quantize_aware
 
@@ -226,6 +227,20 @@ def test_one_forward_pass_a_step_of_either_model(data):
     assert of_student.runs == of_teacher.runs == 6
     distiller.evaluate(x, y, batch_size=7, verbose=0)
     assert (of_student.runs, of_teacher.runs) == (9, 6)
+
+
+def test_distillers_that_share_a_teacher_tap_layers_of_their_own(data):
+    x, y, _ = data
+    teacher = ModelTeacher(counted("teacher")[0])
+    distillers = [
+        Distiller(counted("student")[0], teacher, losses=[Hints(layer, layer)])
+        for layer in ("hidden", "out")
+    ]
+    Distiller(counted("student")[0], teacher)  # taps none
+    for distiller in distillers:
+        distiller.compile(keras.optimizers.SGD(0.0), CrossEntropy(from_logits=True))
+        got = distiller.train_on_batch(x, y, return_dict=True)
+        np.testing.assert_allclose(got["hints_loss"], 0.0, atol=1e-6)  # the same network, twice
 
 
 def test_statistics_move_once_a_step_and_not_in_evaluation(data):

@@ -7,7 +7,7 @@ import tf_keras as keras
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from kdtflite.distillation import Distiller
-from kdtflite.distillation.losses import SoftTargets
+from kdtflite.distillation.losses import DistillationLoss, SoftTargets
 from kdtflite.distillation.losses.logits.regression import RegressionDistillation
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
@@ -149,6 +149,25 @@ def test_sequences_count_the_positions_that_are_there(sentences, masked, weighte
     counts = (words != 0) | (not masked)
     right = (z_s.argmax(-1) == tags)[counts].mean()
     np.testing.assert_allclose(got["accuracy"], right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_sample_of_one_value_weighs_as_its_positions_do_in_the_mean(sentences, masked):
+    words, tags, position_weight = sentences
+
+    class Ones(DistillationLoss):
+        default_weight = 1.0
+
+        def of_step(self, step):
+            return tf.ones([tf.shape(step.student.logits)[0]])
+
+    student, teacher = tagger(1, masked=masked), tagger(2, masked=masked, name="teacher")
+    distiller = Distiller(student, teacher, losses=[Ones(name="ones")])
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    got = distiller.train_on_batch(words, tags, position_weight, return_dict=True)
+    counts = (words != 0) | (not masked)
+    means = [weights[own].mean() for weights, own in zip(position_weight, counts, strict=True)]
+    np.testing.assert_allclose(got["ones_loss"], np.mean(means), rtol=1e-5)
 
 
 def test_what_stands_in_padded_positions_changes_nothing(sentences):

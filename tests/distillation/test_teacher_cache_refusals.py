@@ -13,6 +13,7 @@ from kdtflite.distillation.teachers.cache import writing
 from kdtflite.distillation.teachers.cache.teacher import TeacherCache
 from kdtflite.distillation.teachers.cache.writing import cache_teacher
 from kdtflite.distillation.teachers.callable import CallableTeacher
+from kdtflite.distillation.teachers.ensemble import EnsembleTeacher
 from kdtflite.errors import (
     ConfigurationError,
     DataError,
@@ -207,6 +208,21 @@ def test_options_that_make_no_sense_are_refused(tmp_path):
         cache_teacher(dense(), (X, Y[:3]), tmp_path / "c")
     with pytest.raises(ConfigurationError, match="fingerprint"):
         cache_teacher(CallableTeacher(lambda x: x[:, 0, 0]), X, tmp_path / "c")
+
+
+def test_samples_that_are_no_numbers_or_read_only_once_are_refused(tmp_path):
+    relu = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    blind = keras.Model(relu.input, tf.zeros_like(relu.output))  # NaN does not show in its logits
+    with pytest.raises(DataError, match=r"NaN or infinity in the first 8"):
+        cache_teacher(blind, np.where(X > 1, np.nan, X), tmp_path / "cache", outputs="logits")
+    with pytest.raises(DataError, match=r"Received: a generator\. Make arrays of it"):
+        cache_teacher(dense(), ((x, y) for x, y in stream()), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_is_no_member_of_an_ensemble(folder):
+    with pytest.raises(ConfigurationError, match=r"cache_teacher\(\[first, second\]"):
+        EnsembleTeacher([TeacherCache.open(folder), dense()])
 
 
 def test_less_than_a_batch_is_refused(folder):

@@ -222,7 +222,8 @@ def test_teachers_that_do_not_agree_are_refused(models):
     with pytest.raises(ConfigurationError, match=r"task='regression' cannot be taught.*sigmoid"):
         EnsembleTeacher([fixed(Z[0], "sigmoid")], task="regression")
     with pytest.raises(ConfigurationError, match=r"multilabel student cannot learn"):
-        Distiller(models.student(), [models.teacher()], task="multilabel")
+        Distiller(models.student(), EnsembleTeacher([models.teacher()]), task="multilabel")
+    assert Distiller(models.student(), [models.teacher()], task="multilabel").task == "multilabel"
     single = np.zeros((6, 1))
     assert EnsembleTeacher([fixed(single)]).task == "multilabel"
     assert EnsembleTeacher([fixed(single)], task="regression").outputs == "values"

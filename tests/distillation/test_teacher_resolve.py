@@ -98,6 +98,10 @@ def test_what_cannot_teach_is_refused_with_what_can(tmp_path):
         as_teacher(tmp_path / "weights.pt")
     with pytest.raises(ModelFileError, match=r"Expected a SavedModel folder"):
         as_teacher(tmp_path)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "plan.json").touch()
+    with pytest.raises(ModelFileError, match=r"is a teacher cache.*TeacherCache\.open"):
+        as_teacher(tmp_path / "cache")
     module = tf.Module()
     tf.saved_model.save(module, str(tmp_path / "bare"))
     with pytest.raises(ConfigurationError, match=r"Pass the path of its folder"):

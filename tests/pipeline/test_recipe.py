@@ -163,18 +163,21 @@ def test_losses_by_name_have_their_parameters_and_weights_and_schedules():
              "weight": 100},
             {"name": "logit_standardization", "loss": {"name": "soft_targets", "temperature": 1}},
             {"name": "soft_targets", "temperature": 1},
+            {"name": "soft_targets", "temperature": 2, "weight": 0.5},
         ],
         hard_label_weight={"schedule": "linear", "start": 0.1, "end": 1},
     ).distiller_options()  # fmt: skip
-    soft, transfer, standardized, again = options["losses"]
+    soft, transfer, standardized, again, third = options["losses"]
     assert (soft.temperature.at(0, 3), soft.temperature.at(2, 3)) == (8, 1)
     assert (transfer.student_layers, transfer.teacher_layers) == (("a",), ("b",))
     assert standardized.loss.temperature == 1
-    assert (soft.name, again.name) == ("soft_targets", "soft_targets_2")
+    names = [loss.name for loss in (soft, again, third)]
+    assert names == ["soft_targets", "soft_targets_2", "soft_targets_3"]
     assert options["hard_label_weight"].at(1, 3) == pytest.approx(0.55)
-    # Three losses on logits share what the hard labels leave.
-    assert options["loss_weights"][0].at(0, 3) == pytest.approx(0.3)
+    # Each of four losses on logits has a fourth of what the hard labels leave, or its own weight.
+    assert options["loss_weights"][0].at(0, 3) == pytest.approx(0.9 / 4)
     assert options["loss_weights"][1] == 100
+    assert options["loss_weights"][4] == 0.5
 
 
 def test_every_loss_over_classes_has_a_name():

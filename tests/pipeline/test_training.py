@@ -11,6 +11,7 @@ from pipeline_data import dataset, student, teacher
 import kdtflite.pipeline.training as training
 from kdtflite.distillation.distiller import Distiller
 from kdtflite.distillation.losses.features.hints import Hints
+from kdtflite.distillation.losses.gradients.jacobian_matching import JacobianMatching
 from kdtflite.pipeline.losses import make_mixing
 from kdtflite.pipeline.recipe import TrainingRecipe
 
@@ -39,7 +40,8 @@ def fit(values, folder, *, distil=False, data=None):
     model = trained = student()
     mixing = None if values.mixing is None else make_mixing(values.mixing.model_dump())
     if distil:
-        model = Distiller(trained, teacher(), losses=[Hints("relu", "means")], mixing=mixing)
+        losses = [Hints("relu", "means")] if distil is True else distil
+        model = Distiller(trained, teacher(), losses=losses, mixing=mixing)
     elif mixing is not None:
         model = Distiller(trained, None, losses=[], mixing=mixing)
     variables = model.trained_variables if distil else trained.trainable_variables
@@ -79,6 +81,7 @@ def killed_after(epochs, values, folder, monkeypatch, **options):
         (EVERYTHING, True),
         ({"mixing": {"mixup": 0.4}, "ema": 0.8}, True),
         ({"mixing": {"cutmix": 1.0}}, False),
+        ({}, [JacobianMatching("projections")]),
     ],
 )
 def test_a_killed_training_ends_with_the_same_weights(aids, distil, tmp_path, monkeypatch):

@@ -28,6 +28,8 @@ def test_the_chosen_losses_stand_below_the_table():
     told = "Losses: soft targets, T=1, no hard labels, chosen by 5 trials on the validation split"
     assert told in " ".join(printed(report).split())
     assert max(map(len, printed(report).splitlines())) <= 80
+    report["choice"]["trials"] = []
+    assert "Losses: soft targets, T=1, no hard labels, without trials" in printed(report)
     del report["choice"]
     assert "Losses" not in printed(report)
 

@@ -83,6 +83,11 @@ class DistillationLoss(abc.ABC):
         """The schedules among the loss's parameters, which `fit` moves on every epoch."""
         return [value for value in vars(self).values() if isinstance(value, Schedule)]
 
+    @property
+    def draws(self) -> bool:
+        """Whether `of_step` draws random numbers, which a resumed training has to draw again."""
+        return False
+
     @abc.abstractmethod
     def of_step(self, step: Step) -> tf.Tensor:
         """Returns the loss of each sample.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -47,13 +48,14 @@ class HardLabels:
         """Returns the loss of each sample, shape (batch,), float32, or (batch, positions).
 
         Args:
-            labels: As the loss takes them: class indices, shape (batch,) or (batch, 1), or
-                distributions over the classes, shape (batch, classes).
+            labels: As the loss takes them: class indices or values of a single output, shape
+                (batch,) or (batch, 1), or a row a sample, shape (batch, classes).
             predictions: The student's output, shape (batch, ..., classes).
         """
         # Loss.call is the unreduced loss; Loss.__call__ would reduce.
         function = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
         predictions = tf.cast(predictions, tf.float32)
+        labels = _like(predictions, labels)
         values = tf.cast(function(labels, predictions), tf.float32)
         batch = tf.shape(predictions)[0]
         positions = tf.reshape(values, [batch, tf.size(values) // tf.maximum(batch, 1)])
@@ -78,6 +80,17 @@ class HardLabels:
     def arguments(self) -> dict[str, Any]:
         """What that function was given, as ignore_class; empty where it is Keras' default."""
         return dict(getattr(self.loss, "_fn_kwargs", {}))
+
+
+def _like(predictions: tf.Tensor, labels: Any) -> Any:
+    """Returns labels as Keras hands them to a loss: of the predictions' rank and float dtype."""
+    if not isinstance(labels, tf.Tensor | np.ndarray | list):
+        return labels
+    labels = tf.convert_to_tensor(labels)
+    # Else a loss that subtracts would broadcast (batch,) and (batch, 1) to (batch, batch).
+    if labels.shape.rank == 1 and predictions.shape.rank == 2:
+        labels = labels[:, tf.newaxis]
+    return tf.cast(labels, predictions.dtype) if labels.dtype.is_floating else labels
 
 
 _CROSS_ENTROPIES = (

@@ -16,6 +16,7 @@ from kdtflite.distillation.outputs import Outputs, Task
 from kdtflite.distillation.step import Observed
 from kdtflite.distillation.taps import TappedModel
 from kdtflite.distillation.teachers.base import Shape, Teacher
+from kdtflite.distillation.teachers.cache.teacher import TeacherCache
 from kdtflite.distillation.teachers.resolve import as_teacher
 from kdtflite.errors import ConfigurationError, ShapeMismatchError, choose
 
@@ -67,7 +68,8 @@ class EnsembleTeacher(Teacher):
         name: For messages.
 
     Raises:
-        ConfigurationError: No teachers, teachers of different tasks, or weights that make no sense.
+        ConfigurationError: No teachers, a cache among them, teachers of different tasks, or weights
+            that make no sense.
         ShapeMismatchError: Teachers of different numbers of classes (from `output_shape`).
 
     Example:
@@ -91,6 +93,11 @@ class EnsembleTeacher(Teacher):
             raise ConfigurationError(f"Expected a temperature above 0. Received: {temperature}.")
         self.name = name
         self.teachers = [as_teacher(teacher) for teacher in teachers]
+        if any(isinstance(teacher, TeacherCache) for teacher in self.teachers):
+            raise ConfigurationError(
+                "A teacher cache cannot be one of several teachers, as it teaches on its own "
+                "batches alone. Cache them together: cache_teacher([first, second], ...)."
+            )
         self.how = choose(how, get_args(How), what="way to combine teachers")
         self.weights = _weights(weights, how, len(self.teachers))
         self.temperature = temperature

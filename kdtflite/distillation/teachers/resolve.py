@@ -10,6 +10,7 @@ from typing import Any
 import tf_keras as keras
 
 from kdtflite.distillation.teachers.base import Teacher
+from kdtflite.distillation.teachers.cache.manifest import PLAN
 from kdtflite.distillation.teachers.callable import CallableTeacher
 from kdtflite.distillation.teachers.lite import LiteTeacher
 from kdtflite.distillation.teachers.model import ModelTeacher
@@ -101,6 +102,12 @@ def _from_path(path: Path, *, preprocessing: Callable[[Any], Any] | None, output
 
 
 def _from_folder(folder: Path, options: Mapping[str, Any]) -> Teacher:
+    if (folder / PLAN).is_file():
+        raise ModelFileError(
+            f"{folder} is a teacher cache, which teaches on its own batches. Open it with "
+            "kdtflite.teachers.TeacherCache.open(folder), pass that as the teacher, and train on "
+            "its batches(data, batch_size=...)."
+        )
     if not (folder / "keras_metadata.pb").is_file():
         return SavedModelTeacher(folder, **options)
     try:

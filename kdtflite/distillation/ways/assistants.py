@@ -48,7 +48,8 @@ def assistant_chain(
         The models, trained, and what `fit` recorded of each.
 
     Raises:
-        ConfigurationError: No models, or options that cannot serve several students.
+        ConfigurationError: No models, one that comes twice, or options that cannot serve several
+            students.
         OutputExistsError: `folder` holds another job.
 
     Example:
@@ -58,6 +59,11 @@ def assistant_chain(
     students = [as_tf_keras(model) for model in models]
     if not students:
         raise ConfigurationError("Expected one model or more for the chain. Received: none.")
+    if len(set(map(id, students))) < len(students):
+        raise ConfigurationError(
+            "Expected a chain of different models, each the next one's teacher. Received: the same "
+            "one twice. Build one for each stage."
+        )
     taught_by = as_teacher(
         teacher,
         preprocessing=distiller.pop("teacher_preprocessing", None),

@@ -51,13 +51,19 @@ def born_again(
         paper's ensemble.
 
     Raises:
-        ConfigurationError: No generations, or options that cannot serve several students.
+        ConfigurationError: No function that builds, no generations, or options that cannot serve
+            several students.
         OutputExistsError: `folder` holds another job.
 
     Example:
         >>> born = born_again(build_student, teacher, (x, y), Fit(epochs=20, seed=0))
         >>> both = kdtflite.teachers.EnsembleTeacher(born.models)
     """
+    if isinstance(build_student, keras.Model) or not callable(build_student):
+        raise ConfigurationError(
+            "Expected build_student to be a function that makes a student. Received: a "
+            f"{type(build_student).__name__}. Pass for example lambda: build(widths=[8, 16])."
+        )
     if generations < 1:
         raise ConfigurationError(
             f"Expected one generation or more. Received: generations={generations}."

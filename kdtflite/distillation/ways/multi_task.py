@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -101,7 +102,8 @@ class MultiTaskDistiller(JointDistiller):
         self._tapped = TappedModel(student, layers, role="student")
         for output, teacher in held.items():
             objective = parts[output].objective
-            objective.build(self._tapped.shapes, teacher.tap(objective.teacher_layers))
+            held[output] = own = copy.copy(teacher)  # others may tap other layers of the same
+            objective.build(self._tapped.shapes, own.tap(objective.teacher_layers))
         self._held = _Held(held)
 
     def observe(self, x: Any, *, training: bool) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: D102

@@ -73,6 +73,10 @@ class JacobianMatching(DistillationLoss):
         self.projections = projections
         register_fake_quant_gradients()
 
+    @property
+    def draws(self) -> bool:  # noqa: D102
+        return self.of == "projections"
+
     def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
         values = []
         for direction in self._directions(step.teacher.logits):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -32,6 +32,9 @@ class LogitStandardization(LogitsLoss):
     loss of weight 0.1. A loss with a temperature T of its own softens on top: `SoftTargets(T)`
     with τ is `SoftTargets(1.0)` with τ · T, so leave one of the two at 1.
 
+    Of two classes the z-scores are ±1 and say no more than which is larger: nothing to learn from,
+    so yes-or-no labels are refused.
+
     Logits that are all equal become zeros, without gradient. A class that is ruled out (logit
     -inf) stays so, and is left out of mean and deviation.
 
@@ -49,6 +52,8 @@ class LogitStandardization(LogitsLoss):
         >>> paper([[1.0, 2.0, 3.0]], [[10.0, 20.0, 30.0]]).numpy()
         array([0.], dtype=float32)
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("multiclass",)
 
     def __init__(
         self,

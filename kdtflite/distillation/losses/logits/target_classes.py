@@ -22,8 +22,9 @@ def labelled(labels: Any, logits: Any) -> tf.Tensor:
 
     Args:
         labels: Class indices in the logits' shape without the classes, or with a 1 in their
-            place; or distributions over the classes, of which the likeliest counts. An index
-            that is no class (as -1) gives a row of False.
+            place, or without an axis of 1 before them (one yes or no); or distributions over the
+            classes, of which the likeliest counts. An index that is no class (as -1) gives a row
+            of False.
         logits: What the labels are for, shape (batch, ..., classes).
 
     Raises:
@@ -35,6 +36,8 @@ def labelled(labels: Any, logits: Any) -> tf.Tensor:
         labels = tf.squeeze(labels, axis=-1)
     elif labels.shape.rank == logits.shape.rank and labels.shape[-1] == classes:
         labels = tf.argmax(labels, axis=-1)
+    elif labels.shape.rank == logits.shape.rank - 2 and logits.shape[-2] == 1:
+        labels = labels[..., tf.newaxis]
     if not labels.shape.is_compatible_with(logits.shape[:-1]):
         raise ShapeMismatchError(
             "The labels do not say a class for each row of logits. Expected class indices, shape "

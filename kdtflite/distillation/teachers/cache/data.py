@@ -89,6 +89,11 @@ def as_data(data: Any) -> ArrayData | StreamData:
         data = (data.x, data.y)
     if isinstance(data, tf.data.Dataset):
         return StreamData(data)
+    if isinstance(data, Iterator):
+        raise DataError(
+            "Expected arrays or a tf.data.Dataset, which can be read again. Received: a "
+            f"{type(data).__name__}. Make arrays of it, or tf.data.Dataset.from_generator(...)."
+        )
     if not isinstance(data, tuple):
         data = (data,)
     if not 1 <= len(data) <= 3:

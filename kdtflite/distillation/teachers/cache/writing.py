@@ -131,6 +131,12 @@ def _plan(teach: TeacherOutputs, read: Data, shard_bytes: int) -> Manifest:
     one = teach.inputs(x, 0, 0)
     teach.check_inputs(one)
     tried = teach(one, 0, 0)
+    marks = witness(teach.views, x)
+    if not np.isfinite(marks).all():
+        raise DataError(
+            "Expected finite numbers in the samples to cache. Received: NaN or infinity in the "
+            f"first {len(marks[0])}. Leave such samples out, or replace the values."
+        )
     widest = max(array[:1].nbytes for array in tried.values())
     names: Sequence[str | None] = list(one) if isinstance(one, dict) else [None] * 99
     given = [one[name] for name in names] if isinstance(one, dict) else tf.nest.flatten(one)
@@ -154,7 +160,7 @@ def _plan(teach: TeacherOutputs, read: Data, shard_bytes: int) -> Manifest:
         shapes={name: list(array.shape[1:]) for name, array in tried.items()},
         layers=teach.layers,
         shard=read.shard(max(1, min(_SHARD_SAMPLES, shard_bytes // max(widest, 1)))),
-        witness=witness(teach.views, x),
+        witness=marks,
     )
 
 
