@@ -343,6 +343,7 @@ def write(setting: Setting, names: list[str], seeds: int, path: Path) -> None:
         data: json.loads((setting.work / "teachers" / f"{data}.json").read_text()) for data in DATA
     }
     result = {
+        "seeds": seeds,
         "samples": setting.samples,
         "epochs": setting.epochs,
         "batch_size": BATCH,
@@ -379,7 +380,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         [
             "# Distillation methods",
             "",
-            f"Test accuracy in %, mean ± standard deviation over the seeds, after "
+            f"Test accuracy in %, mean ± standard deviation, {result['seeds']} seed(s), after "
             f"{result['epochs']} epochs of {result['samples']:,} training images with batches of "
             f"{result['batch_size']}, on augmented views (shift 2; flip on Fashion-MNIST). "
             f"Teachers, trained on all images: {teachers}. Bold: above the hard labels' "

@@ -59,8 +59,8 @@ def convert(
     the notebook.
 
     Args:
-        model: A tf_keras or Keras 3 model (float, or quantization-aware), or the path of a
-            SavedModel folder.
+        model: A tf_keras or Keras 3 model (float, or quantization-aware), a Distiller, whose
+            student is meant, or the path of a SavedModel folder.
         representative_data: Samples that calibrate the activations, as
             `kdtflite.data.representative` takes them. Integer targets need them even where
             every range is trained.
@@ -141,13 +141,19 @@ def _converted(
     return lite
 
 
+def _student_of(model: Any) -> Any:
+    from kdtflite.distillation.distiller import Distiller
+
+    return model.student if isinstance(model, Distiller) else model
+
+
 def _saved_model(model: Any, folder: Path, input_range: tuple[float, float] | None) -> _SavedModel:
     """Returns a SavedModel whose signature has the model's own input and output names."""
     if isinstance(model, str | os.PathLike):
         return _given_saved_model(Path(model), input_range)
     import tensorflow as tf
 
-    keras_model = in_float32(as_tf_keras(model))
+    keras_model = in_float32(as_tf_keras(_student_of(model)))
     names = list(keras_model.input_names)
     trained = _trained_ranges(keras_model)
     inputs = [

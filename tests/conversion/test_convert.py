@@ -13,6 +13,7 @@ import tf_keras as keras
 from kdtflite.conversion import worker
 from kdtflite.conversion.convert import _identifiers, convert
 from kdtflite.conversion.integer_proof import prove_fully_integer
+from kdtflite.distillation import Distiller
 from kdtflite.errors import (
     ConfigurationError,
     ConversionError,
@@ -92,6 +93,11 @@ def test_uint8_inputs_and_outputs(student, int8_file, images):
         lite.predict(images, dequantize=False).astype(int) - 128,
         int8_file.predict(images, dequantize=False),
     )
+
+
+def test_of_a_distiller_the_student_is_converted(student, int8_file, images):
+    distiller = Distiller(student, None, losses=[])
+    assert convert(distiller, images, progress=False).content == int8_file.content
 
 
 def test_the_float_target_is_the_float_model(images):
