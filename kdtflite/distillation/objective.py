@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.distillation.losses import DistillationLoss, HardLabels
+from kdtflite.distillation.losses.checks import ends
 from kdtflite.distillation.outputs import Task
+from kdtflite.distillation.replicas import over_replicas
 from kdtflite.distillation.schedules import Schedule, current
 from kdtflite.distillation.step import Step
 from kdtflite.errors import ConfigurationError
@@ -186,10 +188,7 @@ def share_of_mean(values: tf.Tensor) -> tf.Tensor:
     The shares add up over the replicas, as their gradients do. Keras would instead take the mean
     of the replicas' means, which is another number when they are not equally full.
     """
-    context = tf.distribute.get_replica_context()
-    everywhere = tf.cast(tf.shape(values)[0], tf.float32)
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1 and context is not None:
-        everywhere = context.all_reduce(tf.distribute.ReduceOp.SUM, everywhere)
+    everywhere = over_replicas(tf.cast(tf.shape(values)[0], tf.float32))
     return tf.math.divide_no_nan(tf.reduce_sum(values), everywhere)
 
 
@@ -237,7 +236,7 @@ def _weights(
     sharing = [loss for loss in losses if loss.default_weight is None]
     if hard is None:
         hard = 0.1 if sharing else 1.0
-    if not all(0 <= value <= 1 for value in _ends(hard)):
+    if not all(0 <= value <= 1 for value in ends(hard)):
         raise ConfigurationError(
             f"Expected hard_label_weight from 0 to 1. Received: {_shown(hard)}. "
             "Use loss_weights= to weigh the other terms freely."
@@ -247,18 +246,13 @@ def _weights(
         rest = _Rest(hard, parts) if isinstance(hard, Schedule) else (1.0 - hard) / parts
         given = [rest if loss.default_weight is None else loss.default_weight for loss in losses]
     if len(given) != len(losses) or not all(
-        0 <= value < math.inf for weight in given for value in _ends(weight)
+        0 <= value < math.inf for weight in given for value in ends(weight)
     ):
         raise ConfigurationError(
             f"Expected {len(losses)} loss_weights, finite and none negative. "
             f"Received: {[_shown(weight) for weight in given]}."
         )
     return hard, tuple(given)
-
-
-def _ends(weight: float | Schedule) -> Iterable[float]:
-    """Returns the first and last values of a schedule, or the one number."""
-    return (weight.at(0, 2), weight.at(1, 2)) if isinstance(weight, Schedule) else (weight,)
 
 
 def _shown(weight: float | Schedule) -> Any:

@@ -11,6 +11,7 @@ import tf_keras as keras
 from kdtflite.distillation.auto import Auto
 from kdtflite.distillation.distiller import Distiller
 from kdtflite.distillation.losses import DistillationLoss, HardLabels
+from kdtflite.distillation.replicas import over_replicas
 from kdtflite.distillation.schedules import Schedule
 from kdtflite.distillation.step import Step
 from kdtflite.errors import ConfigurationError, DataError
@@ -179,7 +180,7 @@ class _OfLabelled(HardLabels):
         any_label = tf.where(_to_rank(rows, labels), labels, tf.zeros_like(labels))
         values = super().__call__(any_label, predictions)
         counts = tf.stack([tf.size(rows, tf.int64), tf.math.count_nonzero(rows)])
-        every, some = tf.unstack(_over_replicas(tf.cast(counts, tf.float32)))
+        every, some = tf.unstack(over_replicas(tf.cast(counts, tf.float32)))
         share = tf.math.divide_no_nan(every, some)
         return tf.where(_to_rank(rows, values), share * values, 0.0)
 
@@ -284,13 +285,6 @@ def _masked(outputs: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
 
 def _to_rank(rows: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     return tf.reshape(rows, [-1] + [1] * (like.shape.rank - 1))
-
-
-def _over_replicas(counts: tf.Tensor) -> tf.Tensor:
-    context = tf.distribute.get_replica_context()
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1 and context is not None:
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, counts)
-    return counts
 
 
 def _signed(labels: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,9 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-__all__ = ["BatchNormalization", "over_replicas", "pointwise"]
+from kdtflite.distillation.replicas import over_replicas
+
+__all__ = ["BatchNormalization", "pointwise"]
 
 
 def pointwise(channels: int, **kwargs: Any) -> keras.layers.Dense:
@@ -60,11 +62,3 @@ class BatchNormalization(keras.layers.Layer):
             moving.assign(moving + step * (value - moving))
         scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
         return (shifted - rest) * scale + self.beta
-
-
-def over_replicas(value: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of `value` over the replicas of a `tf.distribute` strategy."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

@@ -12,11 +12,11 @@ import tf_keras as keras
 
 from kdtflite.distillation.losses.features.adapters import (
     BatchNormalization,
-    over_replicas,
     pointwise,
 )
 from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, sum_of_sample
 from kdtflite.distillation.losses.features.resizing import to_common_size
+from kdtflite.distillation.replicas import over_replicas
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["OverhaulFeature"]
