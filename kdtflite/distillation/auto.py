@@ -23,10 +23,19 @@ class Score:
     Attributes:
         accuracy: Share that it decides rightly.
         log_loss: Mean of -log of the probability that it gives the right class.
+        samples: How many there were; None where every difference is to count.
     """
 
     accuracy: float
     log_loss: float
+    samples: float | None = None
+
+    @property
+    def noise(self) -> float:
+        """Standard error of the accuracy, √(p (1 - p) / n): less than this says nothing."""
+        if not self.samples:
+            return 0.0
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.samples)
 
     @property
     def order(self) -> tuple[float, float]:
@@ -98,8 +107,10 @@ class Auto:
     better half of them longer, and so on. Every rung takes the same number of steps in all, the
     last one, which decides, as many again. Each run begins with the same weights, sees the same
     batches and goes through the whole schedule of the learning rate, compressed. Hard labels alone
-    are a candidate that stays to the end, and whoever is not better than they are after the longest
-    runs is not chosen: a student that distillation does not help is trained without it.
+    are a candidate that stays to the end, and whoever is behind them after the longest runs, by more
+    than the standard error of their accuracy, is not chosen: a student that distillation harms is
+    trained without it. A difference within that error goes to the teacher, since what soft targets
+    give shows late in a training, later than the runs are long.
 
     Args:
         candidates: What to choose among, `CANDIDATES` by default, the likeliest first: a training
@@ -180,10 +191,10 @@ class Auto:
             ranked = sorted(left[1:], key=lambda c: scores[c.name].order, reverse=True)
             left = [HARD_LABELS, *ranked]
         best, hard = left[1].name, HARD_LABELS.name
-        better = scores[best].order > scores[hard].order
+        good = _good(scores[best], scores[hard])
         spent = sum(trial.steps for trial in trials)
-        why = _why(best, scores, trials[-1], better)
-        return Choice(best if better else hard, why, tuple(trials), steps, spent)
+        why = _why(best, scores, trials[-1], good)
+        return Choice(best if good else hard, why, tuple(trials), steps, spent)
 
 
 def as_auto(losses: Any, hard_label_weight: Any, loss_weights: Any) -> Auto | None:
@@ -216,7 +227,15 @@ def _rungs(candidates: int, budget: int) -> list[tuple[int, int]]:
     return [(size, share // size) for size, share in zip(sizes, shares, strict=True)]
 
 
-def _why(best: str, scores: dict[str, Score], last: Trial, better: bool) -> str:
+def _good(own: Score, hard: Score) -> bool:
+    """Returns whether a candidate is ahead of the hard labels, or behind by noise alone."""
+    if own.order > hard.order:
+        return True
+    behind = hard.accuracy - own.accuracy
+    return behind < hard.noise and math.isfinite(own.log_loss)
+
+
+def _why(best: str, scores: dict[str, Score], last: Trial, good: bool) -> str:
     own, hard = scores[best], scores[HARD_LABELS.name]
     after = f"after {last.epochs:.3g} epochs"
     if own.accuracy == hard.accuracy:
@@ -231,8 +250,11 @@ def _why(best: str, scores: dict[str, Score], last: Trial, better: bool) -> str:
             f"{word} accurate on the validation samples than hard labels alone {after} "
             f"({own.accuracy:.2%} against {hard.accuracy:.2%})"
         )
+    if not good:
+        return f"The best other candidate, {best}, was {compared}."
+    if own.order > hard.order:
+        return f"It was {compared}."
     return (
-        f"The best other candidate, {best}, was {compared}."
-        if not better
-        else (f"It was {compared}.")
+        f"It was {compared}, which is within the standard error of {hard.noise:.2%}, and what a "
+        "teacher gives shows late in a training."
     )

@@ -176,10 +176,11 @@ class _Run:
             self.trained = _with_losses(distiller, candidate)
             self.optimizer = _copy(distiller.optimizer, self.stretch)
             hard_labels = distiller._objective.hard_labels
+            self.metrics = _metrics(self.trained)
             self.trained.compile(
                 self.optimizer,
                 None if hard_labels is None else hard_labels.loss,
-                weighted_metrics=_metrics(self.trained),
+                weighted_metrics=self.metrics,
                 run_eagerly=distiller.run_eagerly,
                 jit_compile=distiller.jit_compile,
             )
@@ -219,7 +220,8 @@ class _Run:
         values = self.trained.evaluate(
             x, y, batch_size, sample_weight=sample_weight, verbose=0, return_dict=True
         )
-        return Score(values[_ACCURACY], values[_LOG_LOSS])
+        counted = float(self.metrics[0].count)  # with sample weights, their sum
+        return Score(values[_ACCURACY], values[_LOG_LOSS], counted)
 
 
 def _with_losses(distiller: Distiller, candidate: Candidate) -> Distiller:

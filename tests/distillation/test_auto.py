@@ -69,6 +69,38 @@ def test_whoever_is_not_better_than_hard_labels_in_the_end_is_not_chosen(first, 
     assert choice.chosen == chosen
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "log_loss", "samples", "chosen"),
+    [
+        # The error of 80 % of 400 samples: √(0.8 · 0.2 / 400) = 0.02.
+        (0.785, 9.0, 400, "a"),
+        (0.775, 9.0, 400, HARD_LABELS.name),
+        (0.785, math.nan, 400, HARD_LABELS.name),
+        # Of 40,000 samples 0.002; of an unknown number none.
+        (0.7985, 9.0, 40_000, "a"),
+        (0.785, 9.0, 40_000, HARD_LABELS.name),
+        (0.7985, 9.0, None, HARD_LABELS.name),
+    ],
+)
+def test_behind_hard_labels_by_less_than_the_standard_error_the_teacher_is_followed(
+    accuracy, log_loss, samples, chosen
+):
+    def run(candidate, steps):
+        hard = candidate is HARD_LABELS
+        return Score(0.8 if hard else accuracy, 1.0 if hard else log_loss, samples)
+
+    choice = Auto([A]).choose(run, steps=600, steps_an_epoch=10)
+    assert choice.chosen == chosen
+    assert ("standard error of" in choice.why) == (chosen == "a")
+
+
+def test_a_trial_counts_the_samples_it_was_judged_by(models):
+    made, validation = distiller(models), blobs(101, 2)
+    trials = Trials(made, lambda steps: iter([blobs(16, 1)] * steps), validation, steps=100)
+    with trials:
+        assert [trials(HARD_LABELS, 10).samples, trials(HARD_LABELS, 10).samples] == [101, 101]
+
+
 def test_a_training_too_short_for_trials_has_none():
     choice = Auto().choose(lambda *_: pytest.fail("a trial"), steps=59, steps_an_epoch=10)
     assert (choice.chosen, choice.trials) == (HARD_LABELS.name, ())
