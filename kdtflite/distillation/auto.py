@@ -107,8 +107,8 @@ class Auto:
     better half of them longer, and so on. Every rung takes the same number of steps in all, the
     last one, which decides, as many again. Each run begins with the same weights, sees the same
     batches and goes through the whole schedule of the learning rate, compressed. Hard labels alone
-    are a candidate that stays to the end, and whoever is behind them after the longest runs, by more
-    than the standard error of their accuracy, is not chosen: a student that distillation harms is
+    are a candidate that stays to the end, and whoever is behind them after the longest runs by more
+    than the standard error of their accuracy is not chosen: a student that distillation harms is
     trained without it. A difference within that error goes to the teacher, since what soft targets
     give shows late in a training, later than the runs are long.
 
