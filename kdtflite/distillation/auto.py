@@ -13,8 +13,6 @@ from kdtflite.errors import ConfigurationError, DataError
 
 __all__ = ["Auto", "Choice", "Score", "Trial", "as_auto"]
 
-_SHORTEST = 10  # steps of a trial; less tells nothing of a training
-
 
 @dataclass(frozen=True)
 class Score:
@@ -117,9 +115,11 @@ class Auto:
             that is too short for trials of all leaves the last ones out. Hard labels alone come
             in addition where they are not among them.
         share: All runs together take at most this share of the training's steps, above 0 to 1.
+        shortest: Fewest steps of a run, from 1. After fewer, candidates differ by chance: fewer of
+            them with longer runs find the better one more often.
 
     Raises:
-        ConfigurationError: Candidates of the same name, or a share out of its range.
+        ConfigurationError: Candidates of the same name, or a number out of its range.
 
     Example:
         >>> mine = Candidate("decoupled", lambda: [DecoupledKD()], 0.5)
@@ -127,7 +127,11 @@ class Auto:
     """
 
     def __init__(
-        self, candidates: Sequence[Candidate] = CANDIDATES, *, share: float = 1 / 3
+        self,
+        candidates: Sequence[Candidate] = CANDIDATES,
+        *,
+        share: float = 1 / 3,
+        shortest: int = 30,
     ) -> None:
         others = [candidate for candidate in candidates if candidate is not HARD_LABELS]
         self.candidates = (HARD_LABELS, *others)
@@ -139,7 +143,12 @@ class Auto:
             )
         if not 0 < share <= 1:
             raise ConfigurationError(f"Expected a share above 0 up to 1. Received: share={share}.")
+        if shortest < 1:
+            raise ConfigurationError(
+                f"Expected runs of at least one step. Received: shortest={shortest}."
+            )
         self.share = share
+        self.shortest = shortest
 
     def named(self, name: str) -> Candidate:
         """Returns the candidate of this name."""
@@ -174,7 +183,7 @@ class Auto:
             why = f"There was no other candidate for a {task} student."
             return Choice(HARD_LABELS.name, why, (), steps, 0)
         budget = int(steps * self.share)
-        while len(left) > 1 and _rungs(len(left), budget)[0][1] < _SHORTEST:
+        while len(left) > 1 and _rungs(len(left), budget)[0][1] < self.shortest:
             left.pop()
         if len(left) == 1:
             why = f"A training of {steps} steps is too short to try others: {budget} for trials."

@@ -1,5 +1,6 @@
 """losses="auto" tries candidates shortly, within its budget, and without a trace."""
 
+import functools
 import math
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.auto import Auto, Score
+import kdtflite.distillation.auto as choosing
+from kdtflite.distillation.auto import Score
 from kdtflite.distillation.candidates import CANDIDATES, HARD_LABELS, Candidate
 from kdtflite.distillation.distiller import Distiller
 from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
@@ -17,6 +19,7 @@ from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.quantization.aware import quantize_aware
 
 CrossEntropy = keras.losses.SparseCategoricalCrossentropy
+Auto = functools.partial(choosing.Auto, shortest=10)  # the trainings here are short
 FEW = Auto(CANDIDATES[:3])
 A, B, C = (Candidate(name, lambda: [SoftTargets(1.0)], 0.5) for name in "abc")
 
@@ -101,6 +104,20 @@ def test_a_trial_counts_the_samples_it_was_judged_by(models):
         assert [trials(HARD_LABELS, 10).samples, trials(HARD_LABELS, 10).samples] == [101, 101]
 
 
+def test_fewer_candidates_run_where_runs_would_be_shorter_than_thirty_steps():
+    # 188 steps: of three candidates each would first have 188 / 3 / 3 = 20, of two all of 188 / 2.
+    asked = []
+
+    def run(candidate, steps):
+        asked.append((candidate.name, steps))
+        return Score(0.5, 1.0)
+
+    choosing.Auto().choose(run, steps=564, steps_an_epoch=47)
+    assert asked == [(HARD_LABELS.name, 94), (CANDIDATES[1].name, 94)]
+    with pytest.raises(ConfigurationError, match="shortest=0"):
+        choosing.Auto(shortest=0)
+
+
 def test_a_training_too_short_for_trials_has_none():
     choice = Auto().choose(lambda *_: pytest.fail("a trial"), steps=59, steps_an_epoch=10)
     assert (choice.chosen, choice.trials) == (HARD_LABELS.name, ())
@@ -173,7 +190,7 @@ def train(made, *, noise=0.0, samples=192, epochs=60):
 
 
 def test_a_teacher_that_is_wrong_is_not_followed(models):
-    choice = train(distiller(models, knows=False))
+    choice = train(distiller(models, knows=False, losses=Auto()))
     assert choice.chosen == HARD_LABELS.name
     assert names(choice, 1) == [candidate.name for candidate in CANDIDATES]
 

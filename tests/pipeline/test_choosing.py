@@ -21,7 +21,7 @@ STEPS = 100 * 6
 @pytest.fixture(autouse=True)
 def deterministic(monkeypatch):
     tf.config.experimental.enable_op_determinism()
-    monkeypatch.setattr(choosing, "Auto", lambda: Auto(CANDIDATES[:3]))
+    monkeypatch.setattr(choosing, "Auto", lambda: Auto(CANDIDATES[:3], shortest=10))
 
 
 def choose(folder, *, knows=True, **aids):
