@@ -16,6 +16,7 @@ from kdtflite.distillation.callbacks import all_callbacks
 from kdtflite.distillation.check_first import check_first_batch, label_outside
 from kdtflite.distillation.check_models import check_loss, check_mixing, check_models
 from kdtflite.distillation.losses import DistillationLoss, HardLabels, SoftTargets
+from kdtflite.distillation.losses.state import LossState
 from kdtflite.distillation.mixing import Mixing
 from kdtflite.distillation.objective import Objective, share_of_mean
 from kdtflite.distillation.outputs import as_classes, resolve_outputs, resolve_task, to_logits
@@ -361,7 +362,7 @@ class Distiller(keras.Model):
             objective.build(self._tapped.shapes, self._teacher.tap(objective.teacher_layers))
         self._objective = objective
         # Checkpoints of this model keep what the losses train; the student's own files do not.
-        self._loss_state = _State(objective.variables)
+        self._loss_state = LossState(objective.variables)
 
     def _taught(self, x: Any, recording: contextlib.ExitStack | None) -> Observed | None:
         """Returns what the teacher shows of a batch; None where no loss looks at it."""
@@ -381,14 +382,6 @@ class Distiller(keras.Model):
 
     def _regularization(self) -> tf.Tensor:
         return tf.add_n([tf.cast(value, tf.float32) for value in self.losses] or [0.0])
-
-
-class _State(tf.__internal__.tracking.AutoTrackable):
-    """Variables that checkpoints keep and that Keras does not count as a model's weights."""
-
-    def __init__(self, variables: list[tf.Variable]) -> None:
-        super().__init__()
-        self.variables = variables
 
 
 def policy_of(student: keras.Model) -> str:

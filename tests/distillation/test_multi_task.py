@@ -226,3 +226,21 @@ def test_what_does_not_go_by_the_outputs_is_refused(data, labels, models):
         distiller.fit(x, labels["kind"], verbose=0)
     with pytest.raises(DataError, match="Expected labels for 'size'"):
         distiller.fit(x, {"kind": labels["kind"]}, verbose=0)
+
+
+def test_checkpoints_keep_what_the_losses_train(data, labels, models, tmp_path):
+    def made():
+        hints = {"size": [RegressionDistillation(), Hints("shared", "inner")]}
+        return distiller_of(models, two_headed(), losses=hints)[0]
+
+    first, second = made(), made()
+    assert len(first.loss_variables) > 0
+    first.fit(data[0], labels, epochs=3, verbose=0)
+    pairs = list(zip(first.loss_variables, second.loss_variables, strict=True))
+    assert any(np.any(one.numpy() != other.numpy()) for one, other in pairs)
+    path = tf.train.Checkpoint(model=first).write(str(tmp_path / "state"))
+    tf.train.Checkpoint(model=second).read(path).assert_existing_objects_matched()
+    for one, other in pairs:
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    names = {weight.name for weight in first.student.weights}
+    assert {weight.name for weight in first.weights} == names

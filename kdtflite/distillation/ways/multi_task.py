@@ -11,6 +11,7 @@ import tf_keras as keras
 
 from kdtflite.distillation.check_models import check_models
 from kdtflite.distillation.losses import DistillationLoss, SoftTargets
+from kdtflite.distillation.losses.state import LossState
 from kdtflite.distillation.objective import Objective
 from kdtflite.distillation.outputs import as_classes, resolve_outputs, resolve_task
 from kdtflite.distillation.schedules import Schedule
@@ -105,6 +106,8 @@ class MultiTaskDistiller(JointDistiller):
             held[output] = own = copy.copy(teacher)  # others may tap other layers of the same
             objective.build(self._tapped.shapes, own.tap(objective.teacher_layers))
         self._held = _Held(held)
+        # Checkpoints of this model keep what the losses train; the student's own files do not.
+        self._loss_state = LossState(self.loss_variables)
 
     def observe(self, x: Any, *, training: bool) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: D102
         outputs, features = self._tapped(x, training=training)

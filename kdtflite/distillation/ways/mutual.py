@@ -16,7 +16,6 @@ from kdtflite.distillation.objective import Objective
 from kdtflite.distillation.outputs import as_classes, resolve_outputs, resolve_task
 from kdtflite.distillation.schedules import Schedule
 from kdtflite.distillation.step import Observed, Step
-from kdtflite.distillation.teachers.base import Teacher
 from kdtflite.distillation.teachers.model import check_ends
 from kdtflite.distillation.teachers.resolve import as_teacher
 from kdtflite.distillation.ways.joint import JointDistiller, Part
@@ -93,7 +92,7 @@ class MutualDistiller(JointDistiller):
             )
             parts[model.name] = Part(objective, outputs, decided)
         super().__init__(parts, models, name=name)
-        self._taught_by = _Held(frozen)
+        self._teacher = frozen
 
     @property
     def students(self) -> list[keras.Model]:
@@ -111,10 +110,9 @@ class MutualDistiller(JointDistiller):
 
     def taught(self, x: Any, logits: Mapping[str, tf.Tensor]) -> dict[str, Observed]:  # noqa: D102
         shown = {name: tf.stop_gradient(values) for name, values in logits.items()}
-        teacher = self._taught_by.teacher
-        if teacher is not None:
+        if self._teacher is not None:
             task = next(iter(self._parts)).task
-            shown[_TEACHER] = as_classes(teacher.observe(x).logits, task)
+            shown[_TEACHER] = as_classes(self._teacher.observe(x).logits, task)
         taught = {}
         for name in logits:
             peers = {peer: values for peer, values in shown.items() if peer != name}
@@ -143,13 +141,6 @@ class _FromPeers(DistillationLoss):
             self.loss.of_step(Step(step.student, Observed(peer), step.labels)) for peer in peers
         ]
         return tf.add_n(losses) / len(losses)
-
-
-class _Held:
-    """Keeps a teacher out of what Keras tracks, trains and saves."""
-
-    def __init__(self, teacher: Teacher | None) -> None:
-        self.teacher = teacher
 
 
 def _check(students: list[keras.Model], teacher: Any, loss: Any) -> None:
