@@ -53,6 +53,7 @@ class Trial:
         epochs: The same in passes over the training samples.
         accuracy: On the validation samples.
         log_loss: On the validation samples.
+        samples: How many those were, by weight.
     """
 
     candidate: str
@@ -61,6 +62,7 @@ class Trial:
     epochs: float
     accuracy: float
     log_loss: float
+    samples: float | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Auto:
             left = [HARD_LABELS, *left[1:size]]
             scores = {candidate.name: run(candidate, length) for candidate in left}
             trials += [
-                Trial(name, rung, length, length / steps_an_epoch, score.accuracy, score.log_loss)
+                Trial(name, rung, length, length / steps_an_epoch, **asdict(score))
                 for name, score in scores.items()
             ]
             # Stable: of equals, the one that stands first in the list.

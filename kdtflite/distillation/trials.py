@@ -220,7 +220,8 @@ class _Run:
         values = self.trained.evaluate(
             x, y, batch_size, sample_weight=sample_weight, verbose=0, return_dict=True
         )
-        counted = float(self.metrics[0].count)  # with sample weights, their sum
+        # With sample weights, their sum; a replica's variable is read as the sum over all.
+        counted = float(tf.convert_to_tensor(self.metrics[0].count))
         return Score(values[_ACCURACY], values[_LOG_LOSS], counted)
 
 

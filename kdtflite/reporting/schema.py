@@ -121,6 +121,7 @@ class Trial(TypedDict):
     epochs: float
     accuracy: float | None
     log_loss: float | None
+    samples: NotRequired[float | None]
 
 
 class Choice(TypedDict):

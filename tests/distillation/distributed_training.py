@@ -26,6 +26,8 @@ def strategy_of(mode):
 strategy = strategy_of(sys.argv[1])  # before anything else is done with TensorFlow
 
 from kdtflite.distillation import Distiller  # noqa: E402
+from kdtflite.distillation.auto import Auto  # noqa: E402
+from kdtflite.distillation.candidates import CANDIDATES  # noqa: E402
 from kdtflite.distillation.losses import SoftTargets  # noqa: E402
 from kdtflite.distillation.losses.features.hints import Hints  # noqa: E402
 from kdtflite.pipeline.synchronized import synchronized  # noqa: E402
@@ -95,6 +97,17 @@ def adapted():
     return [variable.numpy() for variable in distiller.trained_variables] + logged
 
 
+def chosen():
+    """What the trials of losses="auto" score, and by how many samples."""
+    losses = Auto(CANDIDATES[:3], share=1.0, shortest=1)
+    optimizer = keras.optimizers.SGD(0.05)
+    distiller = distiller_of(vectors("student", 5), vectors("teacher", 8), optimizer, losses=losses)
+    distiller.fit(batches(X, Y), epochs=4, validation_data=batches(X, Y, size=5), verbose=0)
+    trials = distiller.choice.trials
+    scores = [[t.accuracy, t.log_loss, t.samples] for t in trials]
+    return [np.float64(scores), *distiller.student.get_weights()]
+
+
 def normalized():
     """Batch normalization and fake quantization, on parts of a batch as on the whole."""
     student = quantize_aware(images("student"), IMAGES)
@@ -114,7 +127,7 @@ def apart():
 
 if __name__ == "__main__":
     results = {}
-    for train in (linear, adapted, normalized, apart):
+    for train in (linear, adapted, chosen, normalized, apart):
         keras.utils.set_random_seed(3)
         with strategy.scope():
             for number, values in enumerate(train()):

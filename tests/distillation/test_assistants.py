@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from kdtflite.distillation import Distiller
-from kdtflite.distillation.losses import SoftTargets
+from kdtflite.distillation import Distiller, schedules
+from kdtflite.distillation.losses import LogitStandardization, ReverseKL, SoftTargets
 from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.distillation.ways.assistants import assistant_chain
 from kdtflite.distillation.ways.fit import Fit
@@ -94,6 +94,57 @@ def test_a_folder_of_another_job_is_refused(data, models, tmp_path):
     with pytest.raises(OutputExistsError, match="another job: epochs differ"):
         assistant_chain(models.teacher(), chain_of(models), (x, y), longer, folder=tmp_path)
     assert json.loads((tmp_path / "02_small.json").read_text())["about"]["student"] == "small"
+
+
+def schedule(end):
+    return schedules.Linear(1.0, end)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differs"),
+    [
+        ({"losses": [SoftTargets(2.0)]}, {"losses": [SoftTargets(3.0)]}, "losses"),
+        ({"losses": [SoftTargets(2.0)]}, {"losses": [ReverseKL(2.0)]}, "losses"),
+        (
+            {"losses": [SoftTargets(schedule(2.0))]},
+            {"losses": [SoftTargets(schedule(3.0))]},
+            "losses",
+        ),
+        (
+            {"losses": [LogitStandardization(SoftTargets(1.0))]},
+            {"losses": [LogitStandardization(SoftTargets(2.0))]},
+            "losses",
+        ),
+        ({"losses": lambda: [Hints("middle_hidden", "features")]}, {"losses": None}, "losses"),
+        ({"hard_label_weight": 0.1}, {"hard_label_weight": 0.2}, "weights"),
+        ({"hard_label_weight": schedule(0.5)}, {"hard_label_weight": schedule(0.6)}, "weights"),
+    ],
+)
+def test_a_folder_of_other_losses_is_refused(data, models, tmp_path, one, other, differs):
+    def chain(**options):
+        students = chain_of(models)[:1]
+        fit = Fit(epochs=1)
+        return assistant_chain(
+            models.teacher(), students, data[:2], fit, folder=tmp_path, **options
+        )
+
+    chain(**one)
+    chain(**one)
+    with pytest.raises(OutputExistsError, match=f"another job: {differs} differ"):
+        chain(**other)
+
+
+@pytest.mark.parametrize("changed", ["x", "y"])
+def test_a_folder_of_other_data_is_refused(data, models, tmp_path, changed):
+    given = {"x": data[0], "y": data[1]}
+    for _ in range(2):
+        made = chain_of(models)[:1]
+        assistant_chain(models.teacher(), made, tuple(given.values()), FIT, folder=tmp_path)
+    given[changed] = given[changed][::-1]
+    with pytest.raises(OutputExistsError, match="another job: data differ"):
+        assistant_chain(
+            models.teacher(), chain_of(models)[:1], tuple(given.values()), FIT, folder=tmp_path
+        )
 
 
 def test_the_first_teachers_own_inputs_and_the_students(data, models):

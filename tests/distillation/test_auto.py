@@ -47,7 +47,7 @@ def test_halving_worked_by_hand():
     assert "90.00% against 50.00%" in choice.why
     assert choice.to_dict()["trials"][2] == {
         "candidate": "b", "rung": 1, "steps": 30, "epochs": 30 / 180,
-        "accuracy": 0.9, "log_loss": 1.0,
+        "accuracy": 0.9, "log_loss": 1.0, "samples": None,
     }  # fmt: skip
 
 

@@ -93,8 +93,18 @@ def test_replicas_end_with_the_weights_of_one_device(trained, name, training, to
         np.testing.assert_allclose(given, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("name", REPLICATED)
+def test_trials_score_as_on_one_device(trained, name):
+    (one, *weights), (several, *others) = of(trained, "one", "chosen"), of(trained, name, "chosen")
+    assert one.shape == several.shape == (5, 3)
+    np.testing.assert_array_equal(several[:, 2], np.full(5, 13.0))
+    np.testing.assert_allclose(several, one, rtol=1e-5)
+    for expected, given in zip(weights, others, strict=True):
+        np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_both_workers_hold_the_same_weights_to_the_bit(trained):
-    for training in ("linear", "adapted", "normalized"):
+    for training in ("linear", "adapted", "chosen", "normalized"):
         one, other = of(trained, "worker0", training), of(trained, "worker1", training)
         for mine, yours in zip(one, other, strict=True):
             np.testing.assert_array_equal(mine, yours)

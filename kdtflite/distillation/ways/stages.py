@@ -14,7 +14,9 @@ import tf_keras as keras
 
 from kdtflite.distillation.distiller import Distiller
 from kdtflite.distillation.losses.base import DistillationLoss, LogitsLoss
+from kdtflite.distillation.schedules import Schedule
 from kdtflite.distillation.teachers.base import Teacher
+from kdtflite.distillation.teachers.cache.data import ArrayData
 from kdtflite.distillation.ways.fit import Fit
 from kdtflite.errors import ConfigurationError, OutputExistsError
 from kdtflite.files import sha256, staged, write_json
@@ -23,6 +25,7 @@ from kdtflite.progress import say
 __all__ = ["Stages", "Trained"]
 
 History = dict[str, list[float]]
+_COMPARED = (str, int, float, list, tuple, DistillationLoss, Schedule)
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,12 @@ class Stages:
         named = f"{self.title}, stage {number} of {count}: {student.name!r}"
         about = {
             "student": student.name,
-            "weights": [list(weight.shape) for weight in student.weights],
+            "shapes": [list(weight.shape) for weight in student.weights],
             "teacher": "" if self.folder is None else teacher.fingerprint(),
             "epochs": self.fit.epochs,
+            "batch size": self.fit.batch_size,
             "seed": self.fit.seed,
+            **({} if self.folder is None else self._learning(train)),
         }
 
         def work() -> History:
@@ -106,6 +111,16 @@ class Stages:
         last = ", ".join(f"{name} {values[-1]:.4f}" for name, values in history.items() if values)
         say(f"{named} is trained: {last}")
         return history
+
+    def _learning(self, train: Any) -> dict[str, Any]:
+        """What a stage learns by and from, as far as it can be told beforehand."""
+        losses: Any = self.options.get("losses")
+        weights = [self.options.get(name) for name in ("hard_label_weight", "loss_weights")]
+        return {
+            "losses": _as_json(losses() if _makes(losses) else losses),
+            "weights": _as_json(weights),
+            "data": _fingerprint(train),
+        }
 
     def _kept(
         self, model: keras.Model, name: str, about: dict[str, Any], work: Callable[[], History]
@@ -146,6 +161,35 @@ def _check_losses(losses: Any) -> None:
             f"The losses {', '.join(sticky)} keep what they train for one student. Expected a "
             "function that makes the losses anew for each. Pass losses=lambda: [...]."
         )
+
+
+def _as_json(options: Any) -> Any:
+    """Returns losses, schedules and numbers as what json reads back, to be compared."""
+
+    def plain(value: Any) -> Any:
+        known = (
+            value.get_config() if hasattr(value, "get_config") else getattr(value, "__dict__", None)
+        )
+        if known is None:  # a number of NumPy's
+            return repr(value)
+        simple = {
+            name: entry
+            for name, entry in known.items()
+            if not name.startswith("_") and (entry is None or isinstance(entry, _COMPARED))
+        }
+        return {"is": type(value).__name__, **simple}
+
+    return json.loads(json.dumps(options, default=plain))
+
+
+def _fingerprint(train: Any) -> str:
+    """Returns a digest of arrays; of a tf.data.Dataset nothing: it would have to be read."""
+    parts = train if isinstance(train, tuple | list) else None
+    if parts is None and hasattr(train, "x") and hasattr(train, "y"):
+        parts = (train.x, train.y)
+    if parts is None:
+        return ""
+    return ArrayData([part for part in parts if part is not None]).fingerprint
 
 
 def _makes(losses: Any) -> bool:
