@@ -38,8 +38,9 @@ def assistant_chain(
         train: A tf.data.Dataset of batches, a pair (x, y), a triple with sample weights, or an
             object with attributes x and y.
         fit: How each is compiled and fitted.
-        folder: Keeps every finished model's weights; called again with the same models, the job
-            goes on after the last one.
+        folder: Keeps every finished model's weights; called again with the same models, losses and
+            data, the job goes on after the last one. (What a tf.data.Dataset holds and functions
+            do is not compared.)
         **distiller: Options of `Distiller`, the same for each. `teacher_preprocessing` and
             `teacher_outputs` are the first teacher's; an assistant is given what it was trained
             on. Losses that train something of their own are made by a function.

@@ -42,7 +42,8 @@ def born_again(
             object with attributes x and y.
         fit: How each is compiled and fitted.
         generations: How many; the paper's gains end after about three.
-        folder: Keeps every finished generation's weights; called again, the job goes on.
+        folder: Keeps every finished generation's weights; called again with the same losses and
+            data, the job goes on. (What a tf.data.Dataset holds and functions do is not compared.)
         **distiller: Options of `Distiller`, the same for each; `teacher_preprocessing` and
             `teacher_outputs` are the first teacher's.
 
