@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdtflite.data.finite import refuse_not_finite
 from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.progress import say
 
@@ -69,7 +70,7 @@ class Split:
             )
         floating = np.issubdtype(x.dtype, np.floating)
         if floating:
-            _refuse_not_finite(x)
+            refuse_not_finite(x)
         object.__setattr__(self, "x", x.astype(np.float32 if floating else np.int32, copy=False))
         object.__setattr__(self, "y", y.astype(np.int64, copy=False))
 
@@ -250,17 +251,6 @@ def stratified_split(
     keep = np.ones(total, dtype=bool)
     keep[out] = False
     return np.flatnonzero(keep), np.sort(out)
-
-
-def _refuse_not_finite(x: np.ndarray) -> None:
-    # min and max carry a NaN through and need no second array of the data's size.
-    if np.isfinite(x.min()) and np.isfinite(x.max()):
-        return
-    bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
-    raise DataError(
-        f"Expected finite samples. Received: NaN or infinity in {int(bad.sum())} of {len(x)} "
-        f"samples, first in sample {int(bad.argmax())}. Drop or repair them."
-    )
 
 
 def _from_one_hot(rows: np.ndarray, *, quiet: bool) -> np.ndarray:

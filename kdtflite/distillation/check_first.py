@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from kdtflite.data.finite import refuse_not_finite
 from kdtflite.distillation.losses.hard_labels import HardLabels
 from kdtflite.distillation.step import Taught
 from kdtflite.errors import DataError, ShapeMismatchError
@@ -48,7 +49,8 @@ def check_first_batch(
 
     Raises:
         ShapeMismatchError: Samples of a shape that the student cannot take.
-        DataError: No labels, labels that the loss cannot take, or samples that are not batched.
+        DataError: No labels, labels that the loss cannot take, samples that are not batched, or
+            NaN and infinity in them.
     """
     inputs, labels = x, y
     if isinstance(x, tf.data.Dataset):
@@ -103,11 +105,20 @@ def _check_inputs(student: keras.Model, inputs: Any) -> None:
             f"{_dtype(inputs)}. Turn the texts into numbers first."
         )
     if _fits(shape, wanted) or _runs(student, shape):
+        _check_finite(student, inputs)
         return
     raise ShapeMismatchError(
         f"The student cannot take these samples. Expected shape {wanted}. Received: {shape}. "
         "Reshape, crop or resize the samples, or build the student for their shape."
     )
+
+
+def _check_finite(student: keras.Model, inputs: Any) -> None:
+    if getattr(getattr(inputs, "dtype", None), "kind", "") != "f" or not np.size(inputs):
+        return
+    if any(isinstance(layer, keras.layers.Masking) for layer in student._flatten_layers()):
+        return  # a position that is masked may hold anything
+    refuse_not_finite(np.asarray(inputs))
 
 
 def _check_labels(hard_labels: HardLabels, labels: Any, student: keras.Model) -> None:

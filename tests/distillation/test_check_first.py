@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.distillation import Distiller
+from kdtflite.distillation.check_first import check_first_batch
 from kdtflite.errors import DataError, ShapeMismatchError
 
 L = keras.layers
@@ -131,3 +132,23 @@ def test_a_channel_axis_left_out_is_taken_as_keras_takes_it():
     one.fit(np.ones((4, 8, 8), np.float32), Y[:4], verbose=0)
     with pytest.raises(ShapeMismatchError, match=r"Received: \(4, 10, 10, 1\)"):
         one.fit(np.ones((4, 10, 10, 1), np.float32), Y[:4], verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "sequence"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite_are_refused_and_nothing_is_trained(models, kind, value):
+    x = X.copy()
+    x[2, 1] = value
+    made = distiller(models)
+    before = made.student.get_weights()
+    with pytest.raises(DataError, match=r"NaN or infinity in 1 of \d+ samples, first in sample 2"):
+        made.fit(**given(kind, x, Y), verbose=0)
+    for then, now in zip(before, made.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(then, now)
+
+
+def test_masked_positions_may_hold_anything():
+    layers = [L.Masking(-1.0, input_shape=(3, 2)), L.Dense(3)]
+    student = keras.Sequential(layers, name="student")
+    x = np.full((4, 3, 2), np.nan, np.float32)
+    assert check_first_batch(student, None, x) is x
