@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.engine.keras_tensor import KerasTensor
 
 __all__ = ["Call", "calls", "is_symbolic", "model_of", "substitute"]
 
@@ -37,7 +38,7 @@ class Call:
 
 def is_symbolic(value: Any) -> bool:
     """Says whether `value` is a tensor of a graph under construction."""
-    return keras.backend.is_keras_tensor(value)
+    return isinstance(value, KerasTensor)
 
 
 def calls(model: keras.Model) -> list[Call]:

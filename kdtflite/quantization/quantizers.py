@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-
-from kdtflite.errors import ConfigurationError
 
 __all__ = ["ActivationQuantizer", "FixedQuantizer", "WeightQuantizer"]
 
@@ -17,8 +16,26 @@ _START = 6.0  # half the width of a range that no data have set yet
 _DECAY = 0.99
 
 
+class _Quantizer:
+    """What all quantizers share.
+
+    Attributes:
+        passes: Let values pass unrounded: while a schedule delays rounding, or ranges are sought.
+        observe: Called with the quantizer and an activation's values, where it passes them on.
+    """
+
+    bits: int = 8
+    passes: bool = False
+    observe: Callable[[Any, Any], None] | None = None
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Builds the quantizer from its configuration."""
+        return cls(**config)
+
+
 @_REGISTER
-class WeightQuantizer:
+class WeightQuantizer(_Quantizer):
     """Symmetric fake quantization of a weight to -127..127, as the int8 kernels hold it.
 
         scale = max |w| / 127,  w_hat = scale · clamp(round(w / scale))
@@ -39,28 +56,28 @@ class WeightQuantizer:
     def __call__(self, weight: Any) -> tf.Tensor:
         """Returns the weight on its grid, in its own shape."""
         weight = tf.convert_to_tensor(weight)
+        if self.passes:
+            return weight
         shape = weight.shape
         if not self.axes:
             end = tf.reduce_max(tf.abs(tf.stop_gradient(weight)))
             return _straight_through(weight, _not_zero(end), self.bits)
-        # The operation knows the last axis only. A depthwise kernel's channels are its last two.
+        # The operation knows the last axis only; the axes with scales are brought there as one.
         rank = len(shape)
-        kept = sorted(axis % rank for axis in self.axes)
-        if kept != list(range(rank - len(kept), rank)):
-            raise ConfigurationError(f"Expected the last axes. Received: {self.axes}.")
+        kept = [axis % rank for axis in self.axes]
+        order = [axis for axis in range(rank) if axis not in kept] + kept
+        moved = weight if order == list(range(rank)) else tf.transpose(weight, order)
         channels = int(np.prod([shape[axis] for axis in kept]))
-        flat = tf.reshape(weight, [*shape[: kept[0] - 1], shape[kept[0] - 1], channels])
+        flat = tf.reshape(moved, [-1, 1, 1, channels] if len(kept) > 1 else moved.shape)
         ends = tf.reduce_max(tf.abs(tf.stop_gradient(flat)), axis=list(range(len(flat.shape) - 1)))
-        return tf.reshape(_straight_through(flat, _not_zero(ends), self.bits), shape)
+        rounded = tf.reshape(_straight_through(flat, _not_zero(ends), self.bits), moved.shape)
+        if moved is weight:
+            return rounded
+        return tf.transpose(rounded, [order.index(axis) for axis in range(rank)])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"axes": list(self.axes), "bits": self.bits}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> WeightQuantizer:
-        """Builds the quantizer from its configuration."""
-        return cls(**config)
 
 
 def _not_zero(end: tf.Tensor) -> tf.Tensor:
@@ -83,25 +100,8 @@ def _straight_through(weight: tf.Tensor, end: tf.Tensor, bits: int) -> tf.Tensor
     return rounded(weight)
 
 
-class _Ranged:
-    """What quantizers of activations share: a range in two variables."""
-
-    bits: int = 8
-    passes: bool = False
-    """Let values pass unrounded: while a schedule delays rounding, or ranges are looked for."""
-
-    def build(self, name: str, layer: keras.layers.Layer) -> dict[str, Any]:
-        """Adds the variables of a range to `layer`; returns them by name."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        """Builds the quantizer from its configuration."""
-        return cls(**config)
-
-
 @_REGISTER
-class ActivationQuantizer(_Ranged):
+class ActivationQuantizer(_Quantizer):
     """Asymmetric fake quantization of an activation, one range a tensor.
 
         scale = (high - low) / (2^bits - 1),  the zero point is moved to an integer
@@ -141,6 +141,8 @@ class ActivationQuantizer(_Ranged):
         if training and self.moving:
             low, high = self._follow(values, variables)
         if self.passes:
+            if self.observe is not None:
+                self.observe(self, values)
             return values
         return tf.quantization.fake_quant_with_min_max_vars(values, low, high, num_bits=self.bits)
 
@@ -172,7 +174,7 @@ class ActivationQuantizer(_Ranged):
 
 
 @_REGISTER
-class FixedQuantizer(_Ranged):
+class FixedQuantizer(_Quantizer):
     """Fake quantization on the grid that TensorFlow Lite's specification prescribes.
 
     Softmax and sigmoid give multiples of 1/256 from 0, tanh multiples of 1/128 from -1.

@@ -14,8 +14,8 @@ __all__ = ["MASKED", "attention", "multi_head_attention"]
 
 L = keras.layers
 MASKED = -16.0
-"""Added to the score of a masked step. Keras adds -1e9, which would leave one int8 code for all
-other scores; after the softmax exp(-16) is 1e-7, far below its step of 1/256."""
+"""The score of a masked step. Keras adds -1e9, which would leave one int8 code for all other
+scores; beside a score of 0 its share after the softmax is 1e-7, far below the step of 1/256."""
 
 
 def multi_head_attention(
@@ -42,6 +42,8 @@ def multi_head_attention(
     q = _heads(parts, query, layer._query_dense, "query", scale)
     k = _heads(parts, key, layer._key_dense, "key")
     v = _heads(parts, value, layer._value_dense, "value")
+    if use_causal_mask and None in (query.shape[1], key.shape[1]):
+        return NotImplemented
     scores = parts.op(tf.linalg.matmul, "scores")(q, k, transpose_b=True)
     mask = _mask(parts, query, value, key, attention_mask, use_causal_mask)
     if mask is not None:
@@ -109,38 +111,34 @@ def attention(parts: Parts, inputs: Any, **kwargs: Any) -> Any:
     return parts.op(tf.linalg.matmul)(weights, value)
 
 
-def _mask(
-    parts: Parts, query: Any, value: Any, key: Any, given: Any, causal: bool
-) -> Any:
-    """Returns the mask, 1 where a step may be seen, shape (batch, 1, queries or 1, steps)."""
-    masks = []
+def _mask(parts: Parts, query: Any, value: Any, key: Any, given: Any, causal: bool) -> Any:
+    """Returns where a step may be seen, as booleans (batch or 1, 1, queries or 1, steps)."""
+    masks: list[Any] = []
     if given is not None:
-        as_float = parts.op(tf.cast, "given_mask")(given, "float32")
-        if len(as_float.shape) == 3:
-            as_float = parts.op(tf.expand_dims, "given_mask_heads")(as_float, axis=1)
-        masks.append(as_float)
+        if given.dtype != tf.bool:
+            given = parts.op(tf.cast, "given_mask")(given, "bool")
+        if len(given.shape) == 3:
+            given = parts.op(tf.expand_dims, "given_mask_heads")(given, axis=1)
+        masks.append(given)
     seen = parts.mask(value)
     if seen is None:
         seen = parts.mask(key)
     if seen is not None:
-        as_float = parts.op(tf.cast, "step_mask")(seen, "float32")
-        masks.append(parts.layer(L.Reshape, "step_mask_heads", target_shape=(1, 1, seen.shape[1] or -1))(as_float))
+        shape = (1, 1, seen.shape[1] or -1)
+        masks.append(parts.layer(L.Reshape, "step_mask", target_shape=shape)(seen))
     if causal:
-        if query.shape[1] is None or key.shape[1] is None:
-            return None
-        masks.append(np.tril(np.ones((1, 1, query.shape[1], key.shape[1]), np.float32)))
+        masks.append(np.tril(np.ones((1, 1, query.shape[1], key.shape[1]), bool)).tolist())
     if not masks:
         return None
     mask = masks[0]
     for i, other in enumerate(masks[1:]):
-        mask = parts.op(tf.math.multiply, f"masks_{i}")(mask, other)
+        mask = parts.op(tf.math.logical_and, f"masks_{i}")(mask, other)
     return mask
 
 
 def _masked(parts: Parts, scores: Any, mask: Any) -> Any:
-    """Returns the scores, lowered where the mask is 0."""
-    if isinstance(mask, np.ndarray):
-        return parts.op(tf.math.add, "masked")(scores, (1.0 - mask) * MASKED)
-    scaled = parts.op(tf.math.multiply, "mask_scaled")(mask, -MASKED)
-    lowered = parts.op(tf.math.add, "mask_lowered")(scaled, MASKED)
-    return parts.op(tf.math.add, "masked")(scores, lowered)
+    """Returns the scores, and the least of all where the mask is false."""
+    if isinstance(mask, list):
+        lowered = np.where(mask, 0.0, MASKED).astype(np.float32).tolist()
+        return parts.op(tf.math.add, "masked")(scores, lowered)
+    return parts.op(tf.where, "masked")(mask, scores, MASKED)

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 L = keras.layers
-_FOLDING = (L.Conv2D, L.DepthwiseConv2D, L.Conv2DTranspose)
+_FOLDING = (L.Conv2D, L.DepthwiseConv2D)
 
 
 def batch_normalization(parts: Parts, x: Any) -> Any:

@@ -53,9 +53,9 @@ def global_pooling_1d(parts: Parts, x: Any) -> Any:
 
 def _masked_average(parts: Parts, x: Any, mask: Any) -> Any:
     """sum(x · mask) / sum(mask), the quotient as r² with r = rsqrt(sum): no integer division."""
-    weight = parts.op(tf.cast, "mask")(mask, "float32")
-    column = parts.op(tf.expand_dims, "mask_column")(weight, axis=-1)
-    kept = parts.op(tf.math.multiply, "kept")(x, column)
+    column = parts.op(tf.expand_dims, "mask_column")(mask, axis=-1)
+    kept = parts.op(tf.where, "kept")(column, x, 0.0)
+    weight = parts.op(tf.where, "mask_weight")(mask, 1.0, 0.0)
     total = parts.op(tf.reduce_mean, "mean")(kept, axis=1)
     share = parts.op(tf.reduce_mean, "share")(weight, axis=1, keepdims=True)
     root = parts.op(tf.math.rsqrt, "rsqrt")(share)
@@ -76,9 +76,8 @@ def masking(parts: Parts, x: Any) -> Any:
     """Masking: steps that hold the mask value in every channel become 0, and are masked."""
     differs = parts.op(tf.math.not_equal, "differs")(x, parts.source.mask_value)
     mask = parts.op(tf.reduce_any, "mask")(differs, axis=-1)
-    weight = parts.op(tf.cast, "weight")(mask, "float32")
-    column = parts.op(tf.expand_dims, "column")(weight, axis=-1)
-    y = parts.op(tf.math.multiply)(x, column)
+    column = parts.op(tf.expand_dims, "column")(mask, axis=-1)
+    y = parts.op(tf.where)(column, x, 0.0)
     parts.note_mask(y, mask)
     return y
 
