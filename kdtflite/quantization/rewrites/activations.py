@@ -50,14 +50,21 @@ def apply(parts: Parts, name: str, x: Any, part: str = "") -> Any:
 
 
 def standalone(parts: Parts, x: Any) -> Any:
-    """Rewrites the layers Activation, ELU, LeakyReLU with a threshold, and ReLU with a slope."""
+    """Rewrites the layers Activation, ELU and ThresholdedReLU, on rows where there are some."""
     layer = parts.source
+    rows = parts.has_row(x)
+    rank = len(x.shape)
+    given, part = (parts.row(x), "row") if rows else (x, "")
     if isinstance(layer, L.ELU):
-        return _elu(parts, x, "", alpha=float(layer.alpha))
-    if isinstance(layer, L.Activation):
-        name = activation_name(layer)
-        return apply(parts, name, x) if name in _BUILT else NotImplemented
-    return NotImplemented
+        y = _elu(parts, given, part, alpha=float(layer.alpha))
+    elif isinstance(layer, L.ThresholdedReLU):
+        above = parts.op(tf.math.greater, _inner(part, "above"))(given, float(layer.theta))
+        y = parts.op(tf.where, part)(above, given, 0.0)
+    elif activation_name(layer) in _BUILT:
+        y = apply(parts, activation_name(layer), given, part)
+    else:
+        return NotImplemented
+    return parts.unrow(y, rank) if rows else y
 
 
 def _function(parts: Parts, name: str) -> Any:

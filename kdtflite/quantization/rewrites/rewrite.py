@@ -44,6 +44,7 @@ _ON_ROWS = (
 )
 
 _RULES: dict[type, Callable[..., Any]] = {
+    L.Activation: activations.standalone,
     L.Attention: attention.attention,
     L.AveragePooling1D: sequences.pooling_1d,
     L.BatchNormalization: normalizations.batch_normalization,
@@ -68,6 +69,7 @@ _RULES: dict[type, Callable[..., Any]] = {
     L.Rescaling: normalizations.scaling,
     L.SeparableConv1D: convolutions.separable,
     L.SeparableConv2D: convolutions.separable,
+    L.ThresholdedReLU: activations.standalone,
     L.UnitNormalization: normalizations.unit_normalization,
     L.UpSampling1D: sequences.padding_1d,
     L.ZeroPadding1D: sequences.padding_1d,
@@ -145,10 +147,10 @@ class _Rewriting:
             alone=bool(call.inputs) and len(users[id(call.inputs[0])]) == 1,
         )
         new = NotImplemented
-        if type(layer) in _ON_ROWS and not kwargs:
-            new = sequences.on_rows(parts, args[0])
-        if new is NotImplemented and type(layer) in _RULES:
+        if type(layer) in _RULES:
             new = _RULES[type(layer)](parts, *args, **kwargs)
+        if new is NotImplemented and type(layer) in _ON_ROWS and not kwargs:
+            new = sequences.on_rows(parts, args[0])
         if new is NotImplemented:
             new = parts.clone()(*args, **kwargs)
         for name, origin in self.graph.origin.items():
