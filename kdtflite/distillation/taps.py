@@ -18,6 +18,8 @@ __all__ = ["TappedModel"]
 Shape = tuple[int | None, ...]
 
 _WRAPPED = "quant_"  # what quantize_aware puts before the name of a layer
+# ... and behind that of a layer whose (steps, channels) it holds as an image (1, steps, channels).
+_ROW = "_row"
 
 
 class TappedModel:
@@ -176,8 +178,10 @@ def _tensor(model: keras.Model, path: str, role: str) -> tuple[keras.Model, Any]
 
 
 def _layer(model: keras.Model, name: str) -> Any:
+    """Returns the layer that gives the output of the one called `name` before it was rewritten."""
     by_name = {layer.name: layer for layer in model.layers}
-    return by_name.get(name, by_name.get(_WRAPPED + name))
+    names = (_WRAPPED + name, name, _WRAPPED + name + _ROW, name + _ROW)
+    return next((by_name[known] for known in names if known in by_name), None)
 
 
 def _node(model: keras.Model, layer: Any, path: str, role: str) -> Any:

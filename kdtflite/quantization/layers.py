@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.quantization.quantizers import WeightQuantizer
+from kdtflite.quantization.quantizers import as_config, from_config
 
 __all__ = ["DepthwiseBatchNormalization", "FakeQuantize", "FakeQuantized"]
 
@@ -44,7 +44,7 @@ class FakeQuantize(keras.layers.Layer):
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "quantizer": keras.utils.serialize_keras_object(self.quantizer),
+            "quantizer": as_config(self.quantizer),
         }
 
 
@@ -99,11 +99,10 @@ class FakeQuantized(keras.layers.Wrapper):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        serialize = keras.utils.serialize_keras_object
         return {
             **super().get_config(),
-            "weights": {name: serialize(q) for name, q in self.weight_quantizers.items()},
-            "output": None if self.quantizer is None else serialize(self.quantizer),
+            "weights": {name: as_config(q) for name, q in self.weight_quantizers.items()},
+            "output": as_config(self.quantizer),
         }
 
 
@@ -134,9 +133,6 @@ class DepthwiseBatchNormalization(keras.layers.BatchNormalization):
 
 
 def _object(quantizer: Any) -> Any:
-    if isinstance(quantizer, dict):
-        return keras.utils.deserialize_keras_object(quantizer)
-    return quantizer
-
-
-_ = WeightQuantizer  # registers itself for files that name it
+    return quantizer if quantizer is None or hasattr(quantizer, "get_config") else from_config(
+        dict(quantizer)
+    )

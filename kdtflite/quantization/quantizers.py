@@ -9,9 +9,14 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-__all__ = ["ActivationQuantizer", "FixedQuantizer", "WeightQuantizer"]
+__all__ = [
+    "ActivationQuantizer",
+    "FixedQuantizer",
+    "WeightQuantizer",
+    "as_config",
+    "from_config",
+]
 
-_REGISTER = keras.utils.register_keras_serializable("kdtflite")
 _START = 6.0  # half the width of a range that no data have set yet
 _DECAY = 0.99
 
@@ -28,13 +33,11 @@ class _Quantizer:
     passes: bool = False
     observe: Callable[[Any, Any], None] | None = None
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        """Builds the quantizer from its configuration."""
-        return cls(**config)
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        raise NotImplementedError
 
 
-@_REGISTER
 class WeightQuantizer(_Quantizer):
     """Symmetric fake quantization of a weight to -127..127, as the int8 kernels hold it.
 
@@ -100,7 +103,6 @@ def _straight_through(weight: tf.Tensor, end: tf.Tensor, bits: int) -> tf.Tensor
     return rounded(weight)
 
 
-@_REGISTER
 class ActivationQuantizer(_Quantizer):
     """Asymmetric fake quantization of an activation, one range a tensor.
 
@@ -173,7 +175,6 @@ class ActivationQuantizer(_Quantizer):
         return {"bits": self.bits, "moving": self.moving, "non_negative": self.non_negative}
 
 
-@_REGISTER
 class FixedQuantizer(_Quantizer):
     """Fake quantization on the grid that TensorFlow Lite's specification prescribes.
 
@@ -207,3 +208,21 @@ class FixedQuantizer(_Quantizer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"low": self.low, "high": self.high, "bits": self.bits}
+
+
+_KINDS = {kind.__name__: kind for kind in (ActivationQuantizer, FixedQuantizer, WeightQuantizer)}
+
+
+def as_config(quantizer: Any) -> dict[str, Any] | None:
+    """Returns a quantizer as plain values, alike in every file format of Keras."""
+    if quantizer is None:
+        return None
+    return {"kind": type(quantizer).__name__, **quantizer.get_config()}
+
+
+def from_config(config: dict[str, Any] | None) -> Any:
+    """Returns the quantizer that `as_config` described."""
+    if config is None:
+        return None
+    arguments = dict(config)
+    return _KINDS[arguments.pop("kind")](**arguments)

@@ -19,7 +19,7 @@ from kdtflite.progress import say
 from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
 from kdtflite.quantization.quantizers import ActivationQuantizer
 
-__all__ = ["calibrate_ranges", "input_ranges", "range_values", "ranged", "rounding_off"]
+__all__ = ["calibrate_ranges", "input_ranges", "ranged", "rounding_off"]
 
 # XNNPACK refuses a scale below 1e-8 (an activation that is always zero), the plain kernels do
 # not. 255 steps of 1e-6 are safely above.
@@ -136,11 +136,6 @@ def rounding_off(
     finally:
         for quantizer, passes, observed in before:
             quantizer.passes, quantizer.observe = passes, observed
-
-
-def range_values(model: keras.Model) -> list[float]:
-    """Returns the least and greatest value of every activation range, in the model's order."""
-    return [float(layer.range[end]) for layer in ranged(model) for end in ("min", "max")]
 
 
 def input_ranges(model: keras.Model) -> dict[str, tuple[float, float]]:

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import tf_keras as keras
 from rich.table import Table
 
-from kdtflite.quantization.ranges import calibrate_ranges, range_values
+from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
+from kdtflite.quantization.ranges import calibrate_ranges, ranged
 from kdtflite.tables import as_text
 
-__all__ = ["LayerQuantization", "QuantizationAwareness"]
+__all__ = ["LayerQuantization", "QuantizationAwareness", "awareness_of"]
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,10 @@ class QuantizationAwareness:
     layers: tuple[LayerQuantization, ...]
     model: Any = field(repr=False)
 
-    def __post_init__(self) -> None:
-        self._at_start = range_values(self.model)
-
     @property
     def calibrated(self) -> bool:
         """Whether the activation ranges were set: from data, in training, or by loaded weights."""
-        return range_values(self.model) != self._at_start
+        return all(float(layer.range["batches"]) > 0 for layer in ranged(self.model))
 
     def calibrate(self, batches: Iterable[Any]) -> None:
         """Sets every activation range from batches of inputs, shape (batch, ...) each."""
@@ -75,3 +74,23 @@ class QuantizationAwareness:
             {"class" if key == "kind" else key: value for key, value in asdict(layer).items()}
             for layer in self.layers
         ]
+
+
+def awareness_of(model: Any) -> QuantizationAwareness:
+    """Returns what can be told of a quantization-aware model from its layers alone.
+
+    A file keeps the layers that the float model was rewritten into, not the float model's.
+    """
+    rounded = {
+        layer.name.removeprefix("quant_")
+        for layer in model.layers
+        if isinstance(layer, FakeQuantize | FakeQuantized)
+    }
+    rows = []
+    for layer in model.layers:
+        if isinstance(layer, FakeQuantize | keras.layers.InputLayer):
+            continue
+        inner = layer.layer if isinstance(layer, FakeQuantized) else layer
+        how = "trained" if inner.name in rounded else "folded"
+        rows.append(LayerQuantization(inner.name, type(inner).__name__, how))
+    return QuantizationAwareness(tuple(rows), model)

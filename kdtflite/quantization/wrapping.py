@@ -155,7 +155,12 @@ def wrapped(model: keras.Model, *, moving: bool = True) -> keras.Model:
                 clones[id(layer)] = clone(layer)
                 if plan.weights:
                     clones[id(layer)] = FakeQuantized(
-                        clones[id(layer)], plan.weights, plan.output, name=PREFIX + layer.name
+                        clones[id(layer)],
+                        plan.weights,
+                        plan.output,
+                        name=PREFIX + layer.name,
+                        # SavedModels set it on all that is inside.
+                        trainable=layer.trainable,
                     )
             outputs = clones[id(layer)](*args, **kwargs)
             if new and layer.weights:
