@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "convolution_1d",
     "dense",
     "depthwise_1d",
+    "einsum_dense",
     "separable",
     "transposed_1d",
 ]
@@ -210,6 +212,18 @@ def dense(parts: Parts, x: Any) -> Any:
         layer.use_bias,
         _trained_as(layer, "kernel", "bias"),
     )
+
+
+def einsum_dense(parts: Parts, x: Any) -> Any:
+    """EinsumDense where it is a dense layer: the last axis times a matrix."""
+    layer = parts.source
+    match = re.fullmatch(r"(\w+|\.\.\.\w)(\w),\2(\w)->\1\3", layer.equation.replace(" ", ""))
+    match = match or re.fullmatch(r"(\.\.\.)(\w),\2(\w)->\1\3", layer.equation.replace(" ", ""))
+    kernel, *bias = layer.get_weights()
+    if match is None or len(x.shape) not in (2, 3, 4) or any(b.ndim != 1 for b in bias):
+        return NotImplemented
+    weights = [kernel[None, None], *bias]
+    return pointwise(parts, x, weights, bool(bias), _trained_as(layer, "kernel", "bias"))
 
 
 def pointwise(
