@@ -224,8 +224,13 @@ def as_markdown(found: dict[str, Any]) -> str:
     ours = sum(passed(result) for result in found.values())
     theirs = sum(result.get("tfmot") == "yes" for result in found.values())
     lines.append(f"kdtflite passes {ours} of {len(found)} rows, TFMOT alone {theirs}.")
-    lines += ["", "trained: layers trained quantization-aware, or folded into such ones. steps: the"]
-    lines += ["largest difference of the file from the fake-quantized model, in steps of the output."]
+    lines += [
+        "",
+        "trained: layers trained quantization-aware, or folded into such ones. steps: the",
+    ]
+    lines += [
+        "largest difference of the file from the fake-quantized model, in steps of the output."
+    ]
     groups: dict[str, list[str]] = {}
     for name in found:
         kind = name.rsplit(".", 1)[0] if name.startswith(("tf_keras.", "keras.", "layer.")) else ""

@@ -108,10 +108,7 @@ def _function(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Case:
 
 IMAGE, SEQUENCE, VECTOR = (8, 8, 4), (12, 6), (16,)
 
-_ACTIVATIONS = (
-    "elu exponential gelu hard_sigmoid leaky_relu linear log_softmax mish relu relu6 selu sigmoid "
-    "softmax softplus softsign swish tanh"
-).split()
+_ACTIVATIONS = ["elu", "exponential", "gelu", "hard_sigmoid", "leaky_relu", "linear", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "softmax", "softplus", "softsign", "swish", "tanh"]
 
 _LAYERS: dict[str, Case] = {
     "Conv1D": _single(lambda: L.Conv1D(8, 3), SEQUENCE),
@@ -144,9 +141,7 @@ _LAYERS: dict[str, Case] = {
     "Bidirectional LSTM": _single(lambda: L.Bidirectional(L.LSTM(8)), SEQUENCE),
     "TimeDistributed Dense": _single(lambda: L.TimeDistributed(L.Dense(8)), SEQUENCE),
     "TimeDistributed Conv2D": _single(lambda: L.TimeDistributed(L.Conv2D(4, 3)), (3, *IMAGE)),
-    "MultiHeadAttention": _function(
-        lambda x: L.MultiHeadAttention(2, 4)(x, x), SEQUENCE
-    ),
+    "MultiHeadAttention": _function(lambda x: L.MultiHeadAttention(2, 4)(x, x), SEQUENCE),
     "MultiHeadAttention, causal": _function(
         lambda x: L.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True), SEQUENCE
     ),

@@ -93,7 +93,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = ["# Time of a quantization-aware step", ""]
     lines.append(f"`python benchmarks/qat_step_time.py`, batch {result['batch']}, on")
     lines.append(f"{result['machine']}. Target: kdtflite / float at most {TARGET}.")
-    lines += ["", "| network | float | TFMOT | kdtflite | kdtflite / float | TFMOT / float | kdtflite / TFMOT |"]
+    lines += [
+        "",
+        "| network | float | TFMOT | kdtflite | kdtflite / float | TFMOT / float | kdtflite / TFMOT |",
+    ]
     lines.append("|---|---|---|---|---|---|---|")
     for name, row in result["rows"].items():
         cells = [f"{row['milliseconds'][key]:.1f} ms" for key in ("float", "TFMOT", "kdtflite")]

@@ -28,7 +28,7 @@ from kdtflite.distillation.teachers.failures import python_error
 from kdtflite.distillation.teachers.model import check_ends
 from kdtflite.distillation.teachers.resolve import as_teacher
 from kdtflite.distillation.trials import choose_on
-from kdtflite.errors import ConfigurationError, DataError, UnsupportedModelError
+from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.keras3_objects import (
     to_tf_keras_loss,

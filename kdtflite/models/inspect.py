@@ -138,7 +138,12 @@ def _passes_through(layer: Any) -> bool:
     if type(layer) is keras.layers.Activation:
         return _activation_name(layer) == "linear"
     # Fake quantization alone; named, not imported: it stands to the right of this package.
-    return type(layer).__name__ in ("ActivityRegularization", "Identity", "FakeQuantize", "QuantizeLayer")
+    return type(layer).__name__ in (
+        "ActivityRegularization",
+        "Identity",
+        "FakeQuantize",
+        "QuantizeLayer",
+    )
 
 
 def _kind_of_layer(layer: Any) -> OutputKind:

@@ -133,6 +133,8 @@ class DepthwiseBatchNormalization(keras.layers.BatchNormalization):
 
 
 def _object(quantizer: Any) -> Any:
-    return quantizer if quantizer is None or hasattr(quantizer, "get_config") else from_config(
-        dict(quantizer)
+    return (
+        quantizer
+        if quantizer is None or hasattr(quantizer, "get_config")
+        else from_config(dict(quantizer))
     )

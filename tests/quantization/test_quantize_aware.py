@@ -70,9 +70,7 @@ def test_activation_ranges_are_those_of_the_float_activations(trained, digits):
     model = quantize_aware(trained, x)
     outputs = [trained.get_layer(name).output for name in ("relu", "depthwise", "logits")]
     values = keras.Model(trained.input, outputs).predict(x, verbose=0)
-    for layer, value in zip(
-        ("quant_relu", "quant_depthwise", "quant_logits"), values, strict=True
-    ):
+    for layer, value in zip(("quant_relu", "quant_depthwise", "quant_logits"), values, strict=True):
         low, high = ranges(model, layer)["output"]
         # Exact but for the order in which batches of another size are summed.
         np.testing.assert_allclose(low, min(value.min(), 0), rtol=1e-5)

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.models.activations import hard_sigmoid
-from kdtflite.quantization.rewrites.context import Parts
+from kdtflite.quantization.rewrites.context import Parts, image_part
 
 __all__ = ["FUSED", "activation_name", "apply", "needs_splitting", "standalone"]
 
@@ -54,7 +54,7 @@ def standalone(parts: Parts, x: Any) -> Any:
     layer = parts.source
     rows = parts.has_row(x)
     rank = len(x.shape)
-    given, part = (parts.row(x), "row") if rows else (x, "")
+    given, part = (parts.row(x), image_part(rank)) if rows else (x, "")
     if isinstance(layer, L.ELU):
         y = _elu(parts, given, part, alpha=float(layer.alpha))
     elif isinstance(layer, L.ThresholdedReLU):
@@ -76,9 +76,7 @@ def _inner(part: str, name: str) -> str:
     return f"{part}_{name}" if part else name
 
 
-def _elu(
-    parts: Parts, x: Any, part: str, *, alpha: float = 1.0, scale: float = 1.0
-) -> Any:
+def _elu(parts: Parts, x: Any, part: str, *, alpha: float = 1.0, scale: float = 1.0) -> Any:
     """elu(x) = relu(x) + alpha · (exp(min(x, 0)) - 1); selu is it by a factor."""
     low = parts.op(tf.math.minimum, _inner(part, "negative"))(x, 0.0)
     grown = parts.op(tf.math.exp, _inner(part, "exp"))(low)

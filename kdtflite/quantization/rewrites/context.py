@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import tf_keras as keras
 from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 
-__all__ = ["ROW", "Graph", "Parts"]
+__all__ = ["Graph", "Parts", "image_part"]
 
 L = keras.layers
-ROW = "_row"
-"""Ends the name of a layer whose (steps, channels) are held as an image of (1, steps, channels)."""
+
+
+def image_part(rank: int) -> str:
+    """Returns the name of the part that gives a layer's output as an image.
+
+    A sequence (batch, steps, channels) becomes a row (batch, 1, steps, channels), a vector
+    (batch, channels) a point (batch, 1, 1, channels). The plain name belongs to the tensor of the
+    layer's own rank.
+    """
+    return {2: "point", 3: "row", 4: ""}[rank]
 
 
 @dataclass
@@ -102,7 +110,7 @@ class Parts:
         if known is not None:
             return known
         steps = (x.shape[1] or -1) if len(x.shape) == 3 else 1
-        name = f"{x.node.layer.name}_as{ROW}_{len(self.graph.rows)}"
+        name = f"{x.node.layer.name}_as_image_{len(self.graph.rows)}"
         row = L.Reshape((1, steps, x.shape[-1]), name=name)(x)
         self.graph.origin[name] = self.source.name
         self._note(x, row)
@@ -141,8 +149,3 @@ class Parts:
     def follower(self, *kinds: type) -> bool:
         """Says whether the output goes to one layer alone, and that one is of these kinds."""
         return len(self.followers) == 1 and type(self.followers[0]) in kinds
-
-
-def row_name(names: Sequence[str]) -> list[str]:
-    """Returns names without what marks the layers of rows."""
-    return [name.removesuffix(ROW) for name in names]

@@ -9,7 +9,7 @@ import numpy as np
 import tf_keras as keras
 
 from kdtflite.quantization.rewrites import activations
-from kdtflite.quantization.rewrites.context import Parts
+from kdtflite.quantization.rewrites.context import Parts, image_part
 
 __all__ = [
     "convolution",
@@ -31,11 +31,8 @@ def _trained_as(layer: Any, *names: str) -> dict[str, Any]:
 
 
 def _with_activation(parts: Parts, build: Any, rank: int = 4) -> Any:
-    """Calls build(part, activation), and puts an activation that is not fused after it.
-
-    The plain name belongs to the tensor of the layer's own rank; its image is another part.
-    """
-    last = "" if rank == 4 else "row"
+    """Calls build(part, activation), and puts an activation that is not fused after it."""
+    last = image_part(rank)
     name = activations.activation_name(parts.source)
     if name in activations.FUSED:
         return build(last, parts.source.activation)
@@ -46,9 +43,7 @@ def convolution(parts: Parts, x: Any) -> Any:
     """Conv2D, DepthwiseConv2D, Conv2DTranspose: only another activation is split off."""
     if not activations.needs_splitting(parts.source):
         return NotImplemented
-    return _with_activation(
-        parts, lambda part, _: parts.clone(part, activation="linear")(x)
-    )
+    return _with_activation(parts, lambda part, _: parts.clone(part, activation="linear")(x))
 
 
 def separable(parts: Parts, x: Any) -> Any:
@@ -200,9 +195,7 @@ def dense(parts: Parts, x: Any) -> Any:
     if rank == 2 and not folded:
         if not activations.needs_splitting(layer):
             return NotImplemented
-        return _with_activation(
-            parts, lambda part, _: parts.clone(part, activation="linear")(x)
-        )
+        return _with_activation(parts, lambda part, _: parts.clone(part, activation="linear")(x))
     if rank > 4:
         return NotImplemented
     return pointwise(

@@ -9,8 +9,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.quantization.layers import DepthwiseBatchNormalization
-from kdtflite.quantization.rewrites.context import Parts
 from kdtflite.quantization.rewrites.activations import activation_name
+from kdtflite.quantization.rewrites.context import Parts, image_part
 
 __all__ = [
     "batch_normalization",
@@ -32,10 +32,8 @@ def batch_normalization(parts: Parts, x: Any) -> Any:
         return NotImplemented
     given = parts.row(x)
     before = given.node.layer
-    folds = (
-        type(before) in _FOLDING and activation_name(before) == "linear" and parts.alone
-    )
-    part = "" if rank == 4 else "row"
+    folds = type(before) in _FOLDING and activation_name(before) == "linear" and parts.alone
+    part = image_part(rank)
     if folds:
         return parts.unrow(parts.clone(part, axis=[3])(given), rank)
     kind = DepthwiseBatchNormalization
@@ -73,7 +71,7 @@ def scaling(parts: Parts, x: Any) -> Any:
     offset = np.broadcast_to(np.ravel(offset), (channels,)).astype(np.float32)
     y = parts.layer(
         L.DepthwiseConv2D,
-        "" if rank == 4 else "row",
+        image_part(rank),
         weights=[factor[None, None, :, None], offset],
         kernel_size=1,
         trainable=False,
@@ -137,14 +135,16 @@ def _affine(parts: Parts, x: Any, rank: int) -> Any:
     """Multiplies and shifts each channel, as a depthwise convolution that trains."""
     layer = parts.source
     channels = x.shape[-1]
-    weights = dict(zip([w.name.split("/")[-1] for w in layer.weights], layer.get_weights(), strict=True))
+    weights = dict(
+        zip([w.name.split("/")[-1] for w in layer.weights], layer.get_weights(), strict=True)
+    )
     gamma = weights.get("gamma:0", np.ones(channels, np.float32))
     beta = weights.get("beta:0")
     if not layer.scale and not layer.center:
         return x
     return parts.layer(
         L.DepthwiseConv2D,
-        "" if rank == 4 else "row",
+        image_part(rank),
         weights=[gamma.reshape(1, 1, channels, 1), *([] if beta is None else [beta])],
         kernel_size=1,
         use_bias=beta is not None,

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.quantization.rewrites.context import Parts
+from kdtflite.quantization.rewrites.context import Parts, image_part
 
 __all__ = ["embedding", "global_pooling_1d", "masking", "on_rows", "padding_1d", "pooling_1d"]
 
@@ -105,7 +105,7 @@ def on_rows(parts: Parts, x: Any) -> Any:
     changes = {"axis": 3} if isinstance(parts.source, L.Softmax | L.Concatenate) else {}
     if changes and parts.source.axis not in (-1, len(given[0].shape) - 1):
         return NotImplemented
-    y = parts.clone("row", **changes)(rows if several else rows[0])
+    y = parts.clone(image_part(len(given[0].shape)), **changes)(rows if several else rows[0])
     return parts.unrow(y, len(given[0].shape))
 
 
