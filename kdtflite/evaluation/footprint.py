@@ -12,7 +12,7 @@ __all__ = ["macs", "parameters"]
 
 # What wrappers for training add to a layer's variables; no file holds them.
 _WRAPPERS = ("tensorflow_model_optimization", "kdtflite.quantization")
-_WRAPPER_VARIABLES = ("_min", "_max", "_batches")
+_WRAPPER_VARIABLES = ("_min", "_max", "_batches", "_step", "_zero")
 _WRAPPER_NAMES = frozenset(
     {"optimizer_step", "pruning_step", "mask", "threshold", "pulling_indices"}
 )
@@ -31,8 +31,8 @@ def parameters(model: Any) -> int:
 
     Args:
         model: A Keras model: trainable and non-trainable weights, shared ones once, without the
-            ranges, masks and step counters of the wrappers of training. A LiteModel or the path of a
-            `.tflite`: elements of the stored weights and biases, without shapes, axes and
+            ranges, masks and step counters of the wrappers of training. A LiteModel or the path of
+            a `.tflite`: elements of the stored weights and biases, without shapes, axes and
             paddings. A file has fewer than its Keras model where batch normalization was folded,
             a bias is all zero (left out) or two constants are equal (stored once).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.data.representative import InputSpec, representative
-from kdtflite.errors import UnsupportedModelError
+from kdtflite.errors import UnsupportedModelError, choose
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.float32 import custom_layers, float32_policy, in_float32
 from kdtflite.progress import say
+from kdtflite.quantization.calibration import Observer, get_calibration
 from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
 from kdtflite.quantization.ranges import rounding_off
 from kdtflite.quantization.report import LayerQuantization, QuantizationAwareness
@@ -22,11 +24,18 @@ from kdtflite.quantization.wrapping import is_known, wrapped
 __all__ = ["quantize_aware"]
 
 _BATCH = 64
+_RANGES = ("fixed", "learned", "moving")
 # Largest difference, relative to the largest output, that float32 alone makes in another order.
 _SAME = 1e-3
 
 
-def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
+def quantize_aware(
+    model: Any,
+    representative_data: Any = None,
+    *,
+    calibration: str | Callable[[], Observer] = "min_max",
+    ranges: str = "moving",
+) -> keras.Model:
     """Returns a copy of `model` that trains quantization-aware.
 
     Weights and activations pass through fake quantization (Jacob et al., arXiv 1712.05877) as
@@ -42,6 +51,11 @@ def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
         representative_data: Samples that set every activation range before the first step, as
             `kdtflite.data.representative` takes them; a few hundred will do. Without them
             `Distiller.fit` calibrates on its first batches.
+        calibration: How an activation's range is chosen from them: "min_max", "moving_average",
+            "percentile", "mse", "mean_std" or "entropy", or what
+            `kdtflite.quantization.get_calibration` returns for one of these with its options.
+        ranges: What training does with the ranges: "moving" (they follow the batches), "fixed",
+            or "learned" (the scales of activations and weights train; LSQ, arXiv 1902.08153).
 
     Returns:
         A tf_keras model with the same inputs and outputs and an attribute `quantization`.
@@ -51,12 +65,14 @@ def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
             can be trained quantization-aware.
         DataError: The representative data do not fit the model.
     """
+    observer = get_calibration(calibration) if isinstance(calibration, str) else calibration
+    choose(ranges, _RANGES, what="way to treat ranges")
     model = as_tf_keras(model)
     _check(model)
     model = in_float32(model)
     with float32_policy(), custom_layers(model):
         flat, origin = rewritten(model)
-        aware = wrapped(flat)
+        aware = wrapped(flat, ranges=ranges)
     aware.quantization = QuantizationAwareness(_report(model, flat, aware, origin), aware)
     _say_what_is_calibrated(aware.quantization)
     if representative_data is None:
@@ -69,7 +85,7 @@ def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
         for batch in samples.batches(_BATCH)
     ]
     _check_same_function(model, aware, batches[0])
-    aware.quantization.calibrate(batches)
+    aware.quantization.calibrate(batches, observer)
     return aware
 
 

@@ -12,7 +12,12 @@ import tf_keras as keras
 
 from kdtflite.quantization.quantizers import as_config, from_config
 
-__all__ = ["DepthwiseBatchNormalization", "FakeQuantize", "FakeQuantized"]
+__all__ = [
+    "DepthwiseBatchNormalization",
+    "FakeQuantize",
+    "FakeQuantized",
+    "FoldedBatchNormalization",
+]
 
 _REGISTER = keras.utils.register_keras_serializable("kdtflite")
 
@@ -72,6 +77,10 @@ class FakeQuantized(keras.layers.Wrapper):
         """Builds the layer and adds the range's variables."""
         super().build(input_shape)
         self.range = self.quantizer.build("output", self) if self.quantizer is not None else {}
+        self.weight_ranges = {
+            name: quantizer.build(getattr(self.layer, name), name, self)
+            for name, quantizer in self.weight_quantizers.items()
+        }
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """Returns what the layer computes with rounded weights, rounded."""
@@ -86,7 +95,8 @@ class FakeQuantized(keras.layers.Wrapper):
         held = {name: getattr(self.layer, name) for name in self.weight_quantizers}
         # Past Keras' own setting of attributes, which would track what is set.
         for name, quantizer in self.weight_quantizers.items():
-            object.__setattr__(self.layer, name, quantizer(held[name]))
+            rounded = quantizer(held[name], self.weight_ranges[name])
+            object.__setattr__(self.layer, name, rounded)
         try:
             yield
         finally:
@@ -107,7 +117,22 @@ class FakeQuantized(keras.layers.Wrapper):
 
 
 @_REGISTER
-class DepthwiseBatchNormalization(keras.layers.BatchNormalization):
+class FoldedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras' batch normalization, whose statistics a schedule can freeze while the rest trains.
+
+    Attributes:
+        frozen_statistics: Normalize by the moving mean and variance in training too.
+    """
+
+    frozen_statistics: bool = False
+
+    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+        """Returns the normalized tensor, in the shape of `inputs`."""
+        return super().call(inputs, training=training and not self.frozen_statistics, **kwargs)
+
+
+@_REGISTER
+class DepthwiseBatchNormalization(FoldedBatchNormalization):
     """Batch normalization that follows no convolution, for images (batch, height, width, channels).
 
     In training it is Keras' own. In inference it is a depthwise convolution of size 1 × 1, whose
@@ -118,7 +143,7 @@ class DepthwiseBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """Returns the normalized tensor, in the shape of `inputs`."""
-        if training and self.trainable:
+        if training and self.trainable and not self.frozen_statistics:
             return super().call(inputs, training=training, **kwargs)
         factor = tf.math.rsqrt(self.moving_variance + self.epsilon)
         if self.scale:

@@ -12,6 +12,8 @@ import tf_keras as keras
 __all__ = [
     "ActivationQuantizer",
     "FixedQuantizer",
+    "LearnedQuantizer",
+    "LearnedWeightQuantizer",
     "WeightQuantizer",
     "as_config",
     "from_config",
@@ -19,6 +21,8 @@ __all__ = [
 
 _START = 6.0  # half the width of a range that no data have set yet
 _DECAY = 0.99
+_LEAST = 255e-6  # XNNPACK refuses a scale below 1e-8; 255 steps of 1e-6 are safely above
+_LONG_PAST = 1e6  # batches that a calibrated range counts as
 
 
 class _Quantizer:
@@ -26,11 +30,13 @@ class _Quantizer:
 
     Attributes:
         passes: Let values pass unrounded: while a schedule delays rounding, or ranges are sought.
+        follows: Let a moving range follow the batches; a schedule may end that.
         observe: Called with the quantizer and an activation's values, where it passes them on.
     """
 
     bits: int = 8
     passes: bool = False
+    follows: bool = True
     observe: Callable[[Any, Any], None] | None = None
 
     def get_config(self) -> dict[str, Any]:
@@ -56,51 +62,120 @@ class WeightQuantizer(_Quantizer):
         self.axes = tuple(axes)
         self.bits = bits
 
-    def __call__(self, weight: Any) -> tf.Tensor:
+    def build(self, weight: Any, name: str, layer: keras.layers.Layer) -> dict[str, Any]:
+        """Adds the variables that belong to a weight to `layer`; returns them by name."""
+        del weight, name, layer
+        return {}
+
+    def set_from(self, weight: Any, variables: dict[str, Any]) -> None:
+        """Sets the variables anew from the weight's values."""
+        del weight, variables
+
+    def __call__(self, weight: Any, variables: dict[str, Any] | None = None) -> tf.Tensor:
         """Returns the weight on its grid, in its own shape."""
         weight = tf.convert_to_tensor(weight)
         if self.passes:
             return weight
-        shape = weight.shape
         if not self.axes:
-            end = tf.reduce_max(tf.abs(tf.stop_gradient(weight)))
-            return _straight_through(weight, _not_zero(end), self.bits)
+            return self._rounded(weight, _largest(weight, None), variables)
         # The operation knows the last axis only; the axes with scales are brought there as one.
-        rank = len(shape)
+        rank = len(weight.shape)
         kept = [axis % rank for axis in self.axes]
         order = [axis for axis in range(rank) if axis not in kept] + kept
         moved = weight if order == list(range(rank)) else tf.transpose(weight, order)
-        channels = int(np.prod([shape[axis] for axis in kept]))
+        channels = int(np.prod([weight.shape[axis] for axis in kept]))
         flat = tf.reshape(moved, [-1, 1, 1, channels] if len(kept) > 1 else moved.shape)
-        ends = tf.reduce_max(tf.abs(tf.stop_gradient(flat)), axis=list(range(len(flat.shape) - 1)))
-        rounded = tf.reshape(_straight_through(flat, _not_zero(ends), self.bits), moved.shape)
+        rounded = self._rounded(flat, _largest(flat, list(range(len(flat.shape) - 1))), variables)
+        rounded = tf.reshape(rounded, moved.shape)
         if moved is weight:
             return rounded
         return tf.transpose(rounded, [order.index(axis) for axis in range(rank)])
+
+    def _rounded(self, weight: tf.Tensor, end: tf.Tensor, variables: Any) -> tf.Tensor:
+        del variables
+        fake = _operation(end)
+
+        @tf.custom_gradient
+        def rounded(values: tf.Tensor) -> Any:
+            rounded = fake(values, -end, end, num_bits=self.bits, narrow_range=True)
+            return rounded, lambda up: up  # nothing is clipped
+
+        return rounded(weight)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"axes": list(self.axes), "bits": self.bits}
 
 
-def _not_zero(end: tf.Tensor) -> tf.Tensor:
+class LearnedWeightQuantizer(WeightQuantizer):
+    """As `WeightQuantizer`, with a scale that is learned (LSQ, Esser et al., arXiv 1902.08153).
+
+        w_hat = s · clamp(round(w / s), -127, 127)
+        ∂w_hat/∂s = round(w / s) - w / s inside, ±127 outside, times 1 / sqrt(127 · size)
+
+    The scale starts at the weight's own.
+    """
+
+    def build(self, weight: Any, name: str, layer: keras.layers.Layer) -> dict[str, Any]:
+        """Adds the scale, one for each channel or one in all."""
+        channels = [weight.shape[axis] for axis in self.axes]
+        return {
+            "step": layer.add_weight(
+                f"{name}_step",
+                shape=(int(np.prod(channels)),) if channels else (),
+                initializer="ones",
+                trainable=True,
+            )
+        }
+
+    def set_from(self, weight: Any, variables: dict[str, Any]) -> None:
+        """Sets the scale so that the largest weight has the largest code."""
+        kept = [axis % len(weight.shape) for axis in self.axes]
+        others = tuple(axis for axis in range(len(weight.shape)) if axis not in kept)
+        end = np.abs(weight.numpy()).max(axis=others).ravel()
+        step = np.maximum(end, _LEAST) / (2 ** (self.bits - 1) - 1)
+        variables["step"].assign(step.reshape(variables["step"].shape))
+
+    def _rounded(self, weight: tf.Tensor, end: tf.Tensor, variables: Any) -> tf.Tensor:
+        levels = 2 ** (self.bits - 1) - 1
+        fake, bits = _operation(end), self.bits
+        axes = list(range(len(weight.shape) - len(end.shape)))
+        size = float(np.prod([weight.shape[axis] for axis in axes]))
+
+        @tf.custom_gradient
+        def rounded(values: tf.Tensor, step: tf.Tensor) -> Any:
+            top = step * levels
+
+            def gradient(up: tf.Tensor) -> Any:
+                return _learned_gradient(up, values / step, step, -levels, levels, axes, size)
+
+            return fake(values, -top, top, num_bits=bits, narrow_range=True), gradient
+
+        return rounded(weight, tf.maximum(variables["step"], _LEAST / levels))
+
+
+def _largest(weight: tf.Tensor, axes: list[int] | None) -> tf.Tensor:
+    end = tf.reduce_max(tf.abs(tf.stop_gradient(weight)), axis=axes)
     # A weight of zeros has no range; any will do, zero is on every grid.
     return tf.where(end > 0.0, end, tf.ones_like(end))
 
 
-def _straight_through(weight: tf.Tensor, end: tf.Tensor, bits: int) -> tf.Tensor:
-    """Rounds a weight within ±end; a gradient passes as it is, since nothing is clipped."""
-    fake = (
-        tf.quantization.fake_quant_with_min_max_vars_per_channel
-        if len(end.shape)
-        else tf.quantization.fake_quant_with_min_max_vars
-    )
+def _operation(end: tf.Tensor) -> Any:
+    if len(end.shape):
+        return tf.quantization.fake_quant_with_min_max_vars_per_channel
+    return tf.quantization.fake_quant_with_min_max_vars
 
-    @tf.custom_gradient
-    def rounded(values: tf.Tensor) -> Any:
-        return fake(values, -end, end, num_bits=bits, narrow_range=True), lambda up: up
 
-    return rounded(weight)
+def _learned_gradient(
+    up: tf.Tensor, scaled: Any, step: Any, least: Any, most: Any, axes: list[int], size: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the gradients by the values and by the step (arXiv 1902.08153, equations 2 to 4)."""
+    least, most = tf.cast(least, scaled.dtype), tf.cast(most, scaled.dtype)
+    below, above = scaled < least, scaled > most
+    inside = tf.logical_not(tf.logical_or(below, above))
+    slope = tf.where(below, least, tf.where(above, most, tf.round(scaled) - scaled))
+    by_step = tf.reduce_sum(up * slope, axis=axes) * tf.math.rsqrt(size * most)
+    return tf.where(inside, up, tf.zeros_like(up)), tf.reshape(by_step, tf.shape(step))
 
 
 class ActivationQuantizer(_Quantizer):
@@ -140,13 +215,25 @@ class ActivationQuantizer(_Quantizer):
     def __call__(self, values: tf.Tensor, training: Any, variables: dict[str, Any]) -> tf.Tensor:
         """Returns the values on the range's grid, in their own shape."""
         low, high = variables["min"], variables["max"]
-        if training and self.moving:
+        if training and self.moving and self.follows:
             low, high = self._follow(values, variables)
         if self.passes:
             if self.observe is not None:
                 self.observe(self, values)
             return values
         return tf.quantization.fake_quant_with_min_max_vars(values, low, high, num_bits=self.bits)
+
+    def set_range(self, variables: dict[str, Any], low: float, high: float) -> None:
+        """Sets the range to what a calibration found."""
+        variables["min"].assign(low)
+        variables["max"].assign(high)
+        variables["batches"].assign(_LONG_PAST)
+
+    def range_of(self, variables: dict[str, Any]) -> tuple[float, float] | None:
+        """Returns the range, or None where neither data nor training have set it."""
+        if float(variables["batches"]) == 0:
+            return None
+        return float(variables["min"]), float(variables["max"])
 
     def _follow(self, values: tf.Tensor, variables: dict[str, Any]) -> tuple[Any, Any]:
         """Moves the range towards that of the batch, over all replicas; returns its ends."""
@@ -173,6 +260,87 @@ class ActivationQuantizer(_Quantizer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"bits": self.bits, "moving": self.moving, "non_negative": self.non_negative}
+
+
+class LearnedQuantizer(_Quantizer):
+    """Fake quantization of an activation with a learned scale (LSQ, arXiv 1902.08153).
+
+        x_hat = s · (clamp(round(x / s) + z, 0, 255) - z)
+        ∂x_hat/∂s = round(x / s) - x / s inside, -z or 255 - z outside,
+        times 1 / sqrt((255 - z) · values of a sample)
+
+    The scale and the zero point start where calibration puts them; the zero point stays.
+
+    Args:
+        bits: Width of a code.
+        non_negative: The values are never negative (after a ReLU): the zero point is 0.
+    """
+
+    def __init__(self, bits: int = 8, non_negative: bool = False) -> None:
+        self.bits = bits
+        self.non_negative = non_negative
+
+    def build(self, name: str, layer: keras.layers.Layer) -> dict[str, Any]:
+        """Adds the scale, the zero point and whether they were set, scalars."""
+        codes = 2**self.bits - 1
+        zero = 0.0 if self.non_negative else (codes + 1) / 2
+        return {
+            key: layer.add_weight(
+                f"{name}_{key}",
+                shape=(),
+                initializer=keras.initializers.Constant(value),
+                trainable=trainable,
+                aggregation=tf.VariableAggregation.MEAN,
+            )
+            for key, value, trainable in (
+                ("step", (1 if self.non_negative else 2) * _START / codes, True),
+                ("zero", zero, False),
+                ("batches", 0.0, False),
+            )
+        }
+
+    def __call__(self, values: tf.Tensor, training: Any, variables: dict[str, Any]) -> tf.Tensor:
+        """Returns the values on the grid, in their own shape."""
+        del training
+        if self.passes:
+            if self.observe is not None:
+                self.observe(self, values)
+            return values
+        codes = 2**self.bits - 1
+        zero = tf.convert_to_tensor(variables["zero"])
+        size = float(np.prod([n or 1 for n in values.shape[1:]]))
+        axes = list(range(len(values.shape)))
+
+        @tf.custom_gradient
+        def rounded(x: tf.Tensor, step: tf.Tensor) -> Any:
+            low, high = -zero * step, (codes - zero) * step
+
+            def gradient(up: tf.Tensor) -> Any:
+                return _learned_gradient(up, x / step, step, -zero, codes - zero, axes, size)
+
+            fake = tf.quantization.fake_quant_with_min_max_vars
+            return fake(x, low, high, num_bits=self.bits), gradient
+
+        return rounded(values, tf.maximum(variables["step"], _LEAST / codes))
+
+    def set_range(self, variables: dict[str, Any], low: float, high: float) -> None:
+        """Sets scale and zero point to what a calibration found."""
+        codes = 2**self.bits - 1
+        step = (high - low) / codes
+        variables["step"].assign(step)
+        variables["zero"].assign(min(max(round(-low / step), 0), codes))
+        variables["batches"].assign(_LONG_PAST)
+
+    def range_of(self, variables: dict[str, Any]) -> tuple[float, float] | None:
+        """Returns the range, or None where no data have set it."""
+        if float(variables["batches"]) == 0:
+            return None
+        step, zero = float(variables["step"]), float(variables["zero"])
+        return -zero * step, (2**self.bits - 1 - zero) * step
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"bits": self.bits, "non_negative": self.non_negative}
 
 
 class FixedQuantizer(_Quantizer):
@@ -210,7 +378,16 @@ class FixedQuantizer(_Quantizer):
         return {"low": self.low, "high": self.high, "bits": self.bits}
 
 
-_KINDS = {kind.__name__: kind for kind in (ActivationQuantizer, FixedQuantizer, WeightQuantizer)}
+_KINDS: dict[str, type[_Quantizer]] = {
+    kind.__name__: kind
+    for kind in (
+        ActivationQuantizer,
+        FixedQuantizer,
+        LearnedQuantizer,
+        LearnedWeightQuantizer,
+        WeightQuantizer,
+    )
+}
 
 
 def as_config(quantizer: Any) -> dict[str, Any] | None:

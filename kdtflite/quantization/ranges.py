@@ -16,16 +16,15 @@ import tf_keras as keras
 
 from kdtflite.errors import DataError
 from kdtflite.progress import say
+from kdtflite.quantization.calibration import MinMax
 from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
-from kdtflite.quantization.quantizers import ActivationQuantizer
+from kdtflite.quantization.quantizers import ActivationQuantizer, LearnedQuantizer
 
 __all__ = ["calibrate_ranges", "input_ranges", "ranged", "rounding_off"]
 
 # XNNPACK refuses a scale below 1e-8 (an activation that is always zero), the plain kernels do
 # not. 255 steps of 1e-6 are safely above.
 _NARROWEST = 255e-6
-_LONG_PAST = 1e6  # batches that a calibrated range counts as
-
 _LISTED = 8
 
 
@@ -49,7 +48,7 @@ def calibrate_ranges(
         DataError: There is no batch, or an activation is NaN or infinite.
     """
     layers = ranged(model)
-    observers = {id(layer.quantizer): (observer or _MinMax)() for layer in layers}
+    observers = {id(layer.quantizer): (observer or MinMax)() for layer in layers}
     names = {id(layer.quantizer): layer.name.removeprefix("quant_") for layer in layers}
 
     def observe(quantizer: Any, values: Any) -> None:
@@ -76,9 +75,7 @@ def calibrate_ranges(
         if greatest - least < _NARROWEST:
             dead.append(names[id(layer.quantizer)])
             greatest = least + _NARROWEST
-        layer.range["min"].assign(least)
-        layer.range["max"].assign(greatest)
-        layer.range["batches"].assign(_LONG_PAST)
+        layer.quantizer.set_range(layer.range, least, greatest)
     if dead:
         say(
             f"{len(dead)} of {len(layers)} activations are always zero on the representative data; "
@@ -88,27 +85,13 @@ def calibrate_ranges(
     return len(layers)
 
 
-class _MinMax:
-    """The least and greatest value of all batches."""
-
-    def __init__(self) -> None:
-        self.low = self.high = 0.0
-
-    def update(self, values: np.ndarray) -> None:
-        self.low = min(self.low, float(np.min(values, initial=0.0)))
-        self.high = max(self.high, float(np.max(values, initial=0.0)))
-
-    def range(self) -> tuple[float, float]:
-        return self.low, self.high
-
-
 def ranged(model: keras.Model) -> list[Any]:
     """Returns the layers of `model` that round by a range from data, in the model's order."""
     return [
         layer
         for layer in model.layers
         if isinstance(layer, FakeQuantize | FakeQuantized)
-        and isinstance(layer.quantizer, ActivationQuantizer)
+        and isinstance(layer.quantizer, ActivationQuantizer | LearnedQuantizer)
     ]
 
 
@@ -143,6 +126,7 @@ def input_ranges(model: keras.Model) -> dict[str, tuple[float, float]]:
     ranges = {}
     for layer in ranged(model):
         before = layer.inbound_nodes[0].inbound_layers if layer.inbound_nodes else None
-        if isinstance(before, keras.layers.InputLayer) and float(layer.range["batches"]) > 0:
-            ranges[before.name] = (float(layer.range["min"]), float(layer.range["max"]))
+        found = layer.quantizer.range_of(layer.range)
+        if isinstance(before, keras.layers.InputLayer) and found is not None:
+            ranges[before.name] = found
     return ranges

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,11 +49,18 @@ class QuantizationAwareness:
     @property
     def calibrated(self) -> bool:
         """Whether the activation ranges were set: from data, in training, or by loaded weights."""
-        return all(float(layer.range["batches"]) > 0 for layer in ranged(self.model))
+        return all(layer.quantizer.range_of(layer.range) for layer in ranged(self.model))
 
-    def calibrate(self, batches: Iterable[Any]) -> None:
-        """Sets every activation range from batches of inputs, shape (batch, ...) each."""
-        calibrate_ranges(self.model, batches)
+    def calibrate(
+        self, batches: Iterable[Any], observer: Callable[[], Any] | None = None
+    ) -> None:
+        """Sets every activation range from batches of inputs, shape (batch, ...) each.
+
+        Args:
+            batches: The inputs.
+            observer: What chooses a range, as `get_calibration` returns it; min-max by default.
+        """
+        calibrate_ranges(self.model, batches, observer)
 
     def summary(self) -> str:
         """Returns the layers as a table."""

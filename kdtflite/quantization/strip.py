@@ -10,7 +10,11 @@ import tf_keras as keras
 from kdtflite.errors import UnsupportedModelError
 from kdtflite.models.float32 import custom_layers
 from kdtflite.quantization.graph import calls, model_of, substitute
-from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
+from kdtflite.quantization.layers import (
+    FakeQuantize,
+    FakeQuantized,
+    FoldedBatchNormalization,
+)
 
 __all__ = ["is_quantization_aware", "strip"]
 
@@ -49,7 +53,10 @@ def strip(model: keras.Model) -> keras.Model:
                 inner = layer.layer if isinstance(layer, FakeQuantized) else layer
                 new = id(layer) not in clones
                 if new:
-                    clones[id(layer)] = type(inner).from_config(inner.get_config())
+                    kind = type(inner)
+                    if kind is FoldedBatchNormalization:
+                        kind = keras.layers.BatchNormalization
+                    clones[id(layer)] = kind.from_config(inner.get_config())
                 outputs = clones[id(layer)](*args, **kwargs)
                 if new and inner.weights:
                     clones[id(layer)].set_weights(inner.get_weights())

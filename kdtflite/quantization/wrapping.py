@@ -14,8 +14,15 @@ from kdtflite.quantization.layers import (
     DepthwiseBatchNormalization,
     FakeQuantize,
     FakeQuantized,
+    FoldedBatchNormalization,
 )
-from kdtflite.quantization.quantizers import ActivationQuantizer, FixedQuantizer, WeightQuantizer
+from kdtflite.quantization.quantizers import (
+    ActivationQuantizer,
+    FixedQuantizer,
+    LearnedQuantizer,
+    LearnedWeightQuantizer,
+    WeightQuantizer,
+)
 from kdtflite.quantization.rewrites.activations import activation_name
 
 __all__ = ["PREFIX", "is_known", "wrapped"]
@@ -127,24 +134,28 @@ def is_known(layer: keras.layers.Layer) -> bool:
     return kind in _WEIGHTS or kind in _SAME_SCALE or kind in _ARITHMETIC
 
 
-def wrapped(model: keras.Model, *, moving: bool = True) -> keras.Model:
+def wrapped(model: keras.Model, *, ranges: str = "moving") -> keras.Model:
     """Returns the model with fake quantization of its inputs, weights and activations.
 
     Args:
         model: What `rewritten` gave. It is not changed.
-        moving: Whether activation ranges follow the batches in training.
+        ranges: "moving" (activation ranges follow the batches in training), "fixed" (they stay
+            where calibration puts them), or "learned" (scales of activations and weights train).
     """
-    plans = _plan(model, moving)
+    plans = _plan(model, ranges)
     clones: dict[int, Any] = {}
     rounders: dict[int, Any] = {}
 
     def clone(layer: Any) -> Any:
-        return type(layer).from_config(layer.get_config())
+        kind = type(layer)
+        if kind is L.BatchNormalization:
+            kind = FoldedBatchNormalization
+        return kind.from_config(layer.get_config())
 
     def build(source: keras.Model, tensors: dict[int, Any]) -> None:
         for old, name in zip(source.inputs, source.input_names, strict=True):
             if old.dtype.is_floating:
-                quantizer = ActivationQuantizer(moving=moving)
+                quantizer = _activation(ranges)
                 rounder = FakeQuantize(quantizer, name=f"{PREFIX}{name}")
                 tensors[id(old)] = rounder(tensors[id(old)])
         for call, plan in plans:
@@ -164,7 +175,7 @@ def wrapped(model: keras.Model, *, moving: bool = True) -> keras.Model:
                     )
             outputs = clones[id(layer)](*args, **kwargs)
             if new and layer.weights:
-                _inside(clones[id(layer)]).set_weights(layer.get_weights())
+                _copy_weights(layer, clones[id(layer)])
             if plan.output is not None and not plan.weights:
                 if id(layer) not in rounders:
                     rounders[id(layer)] = FakeQuantize(plan.output, name=PREFIX + layer.name)
@@ -177,8 +188,19 @@ def wrapped(model: keras.Model, *, moving: bool = True) -> keras.Model:
     return model_of(model, build)
 
 
-def _inside(layer: Any) -> Any:
-    return layer.layer if isinstance(layer, FakeQuantized) else layer
+def _copy_weights(source: Any, target: Any) -> None:
+    if not isinstance(target, FakeQuantized):
+        target.set_weights(source.get_weights())
+        return
+    target.layer.set_weights(source.get_weights())
+    for name, quantizer in target.weight_quantizers.items():
+        quantizer.set_from(getattr(target.layer, name), target.weight_ranges[name])
+
+
+def _activation(ranges: str, non_negative: bool = False) -> Any:
+    if ranges == "learned":
+        return LearnedQuantizer(non_negative=non_negative)
+    return ActivationQuantizer(moving=ranges == "moving", non_negative=non_negative)
 
 
 @dataclass
@@ -187,7 +209,7 @@ class _Plan:
     output: Any
 
 
-def _plan(model: keras.Model, moving: bool) -> list[tuple[Call, _Plan]]:
+def _plan(model: keras.Model, ranges: str) -> list[tuple[Call, _Plan]]:
     """Decides what of each call is rounded."""
     found = calls(model)
     users: dict[int, list[Call | None]] = {}
@@ -199,9 +221,10 @@ def _plan(model: keras.Model, moving: bool) -> list[tuple[Call, _Plan]]:
     plans = {}
     for call in found:
         weights = {
-            name: WeightQuantizer(axes) for name, axes in _WEIGHTS.get(type(call.layer), {}).items()
+            name: (LearnedWeightQuantizer if ranges == "learned" else WeightQuantizer)(axes)
+            for name, axes in _WEIGHTS.get(type(call.layer), {}).items()
         }
-        plans[id(call)] = _Plan(weights, _output_quantizer(call, users, moving))
+        plans[id(call)] = _Plan(weights, _output_quantizer(call, users, ranges))
     by_output = {id(t): call for call in found for t in tf.nest.flatten(call.outputs)}
     for call in found:
         if not _joins(call):
@@ -212,12 +235,12 @@ def _plan(model: keras.Model, moving: bool) -> list[tuple[Call, _Plan]]:
             before = by_output.get(id(tensor))
             if before is not None and len(users[id(tensor)]) == 1:
                 plan = plans[id(before)]
-                if isinstance(plan.output, ActivationQuantizer):
+                if isinstance(plan.output, ActivationQuantizer | LearnedQuantizer):
                     plan.output = None
     return [(call, plans[id(call)]) for call in found]
 
 
-def _output_quantizer(call: Call, users: dict[int, list[Call | None]], moving: bool) -> Any:
+def _output_quantizer(call: Call, users: dict[int, list[Call | None]], ranges: str) -> Any:
     """Returns the quantizer of a call's output, or None."""
     layer = call.layer
     output = call.outputs
@@ -245,7 +268,7 @@ def _output_quantizer(call: Call, users: dict[int, list[Call | None]], moving: b
         linear = operation is not None or activation_name(layer) == "linear"
         if (fuses or folded) and linear and _is_relu(follower):
             return None
-    return ActivationQuantizer(moving=moving, non_negative=_is_relu(layer) or _ends_in_relu(layer))
+    return _activation(ranges, non_negative=_is_relu(layer) or _ends_in_relu(layer))
 
 
 def _operation(layer: Any) -> str | None:

@@ -179,17 +179,3 @@ def test_data_of_another_kind_are_refused_by_name(x, models):
     student = quantize_aware(models.student())
     with pytest.raises(ConfigurationError, match=r"of a Batches\. Pass representative_data="):
         distiller_of(student, models).fit(Batches(), verbose=0)
-
-
-def test_a_checkpoint_that_could_not_be_loaded_is_refused_before_training(x, models, tmp_path):
-    student = quantize_aware(models.student(), x)
-    distiller = distiller_of(student, models)
-    path = str(tmp_path / "x.keras")
-    for callback in (
-        keras.callbacks.ModelCheckpoint(path),
-        keras3.callbacks.ModelCheckpoint(path),
-    ):
-        with pytest.raises(UnsupportedModelError, match=r"\.h5 or a SavedModel folder"):
-            distiller.fit(x, np.zeros(96, int), callbacks=callback, verbose=0)
-    assert int(distiller.optimizer.iterations) == 0
-    assert not list(tmp_path.iterdir())
