@@ -108,7 +108,25 @@ def _function(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Case:
 
 IMAGE, SEQUENCE, VECTOR = (8, 8, 4), (12, 6), (16,)
 
-_ACTIVATIONS = ["elu", "exponential", "gelu", "hard_sigmoid", "leaky_relu", "linear", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "softmax", "softplus", "softsign", "swish", "tanh"]
+_ACTIVATIONS = [
+    "elu",
+    "exponential",
+    "gelu",
+    "hard_sigmoid",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "softmax",
+    "softplus",
+    "softsign",
+    "swish",
+    "tanh",
+]
 
 _LAYERS: dict[str, Case] = {
     "Conv1D": _single(lambda: L.Conv1D(8, 3), SEQUENCE),

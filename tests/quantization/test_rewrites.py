@@ -97,7 +97,19 @@ def test_a_layer_rewritten_computes_the_same(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["elu", "hard_sigmoid", "mish", "selu", "softplus", "softsign", "swish", "gelu", "tanh", "softmax", "leaky_relu"],
+    [
+        "elu",
+        "hard_sigmoid",
+        "mish",
+        "selu",
+        "softplus",
+        "softsign",
+        "swish",
+        "gelu",
+        "tanh",
+        "softmax",
+        "leaky_relu",
+    ],
 )
 def test_an_activation_rewritten_computes_the_same_on_large_and_small_values(name):
     model = one(L.Activation(name), VECTOR)
