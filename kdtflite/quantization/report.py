@@ -51,9 +51,7 @@ class QuantizationAwareness:
         """Whether the activation ranges were set: from data, in training, or by loaded weights."""
         return all(layer.quantizer.range_of(layer.range) for layer in ranged(self.model))
 
-    def calibrate(
-        self, batches: Iterable[Any], observer: Callable[[], Any] | None = None
-    ) -> None:
+    def calibrate(self, batches: Iterable[Any], observer: Callable[[], Any] | None = None) -> None:
         """Sets every activation range from batches of inputs, shape (batch, ...) each.
 
         Args:

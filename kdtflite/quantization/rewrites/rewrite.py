@@ -30,7 +30,6 @@ _ON_ROWS = (
     L.ActivityRegularization,
     L.Add,
     L.AlphaDropout,
-    L.Average,
     L.Concatenate,
     L.Dropout,
     L.GaussianDropout,
@@ -47,6 +46,7 @@ _ON_ROWS = (
 _RULES: dict[type, Callable[..., Any]] = {
     L.Activation: activations.standalone,
     L.Attention: attention.attention,
+    L.Average: sequences.average,
     L.AveragePooling1D: sequences.pooling_1d,
     L.BatchNormalization: normalizations.batch_normalization,
     L.Bidirectional: recurrent.bidirectional,

@@ -9,7 +9,15 @@ import tf_keras as keras
 
 from kdtflite.quantization.rewrites.context import Parts, image_part
 
-__all__ = ["embedding", "global_pooling_1d", "masking", "on_rows", "padding_1d", "pooling_1d"]
+__all__ = [
+    "average",
+    "embedding",
+    "global_pooling_1d",
+    "masking",
+    "on_rows",
+    "padding_1d",
+    "pooling_1d",
+]
 
 L = keras.layers
 
@@ -107,6 +115,14 @@ def on_rows(parts: Parts, x: Any) -> Any:
         return NotImplemented
     y = parts.clone(image_part(len(given[0].shape)), **changes)(rows if several else rows[0])
     return parts.unrow(y, len(given[0].shape))
+
+
+def average(parts: Parts, inputs: Any) -> Any:
+    """Average as a sum and a factor, each rounded, as the file has them."""
+    total = inputs[0]
+    for i, other in enumerate(inputs[1:]):
+        total = parts.op(tf.math.add, f"sum_{i}")(total, other)
+    return parts.op(tf.math.multiply)(total, 1.0 / len(inputs))
 
 
 def _one(value: Any) -> tuple[int]:
