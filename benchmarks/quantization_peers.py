@@ -90,6 +90,7 @@ class Row:
         keras.utils.set_random_seed(seed)
 
     def run(self, method: str) -> dict[str, Any]:
+        """Makes and measures one file."""
         started = time.monotonic()
         made: dict[str, Callable[[], dict[str, Any]]] = {
             "float": self.float,
@@ -104,6 +105,7 @@ class Row:
         return {**result, "minutes": round((time.monotonic() - started) / 60, 2)}
 
     def float(self) -> dict[str, Any]:
+        """The float model's own file."""
         import kdtflite
 
         return self.measured(kdtflite.convert(self.model(), target="float32", progress=False))
@@ -124,7 +126,7 @@ class Row:
             classes=self.dataset.classes,
             widths=self.widths,
         )
-        self.compiled(model, 0.004, self.epochs)
+        self.compile(model, 0.004, self.epochs)
         train = self.dataset.train
         model.fit(
             train.x,
@@ -138,7 +140,8 @@ class Row:
             model.save(file)
         return model
 
-    def compiled(self, model: Any, rate: float, epochs: int) -> Any:
+    def compile(self, model: Any, rate: float, epochs: int) -> None:
+        """Adam with cosine decay and cross-entropy on logits."""
         import tf_keras as keras
 
         steps = epochs * -(-len(self.dataset.train) // BATCH)
@@ -148,11 +151,13 @@ class Row:
         return model
 
     def tflite_ptq(self) -> dict[str, Any]:
+        """The converter's own post-training quantization."""
         import kdtflite
 
         return self.measured(kdtflite.convert(self.model(), self.calibration, progress=False))
 
     def ai_edge_quantizer(self) -> dict[str, Any]:
+        """ai-edge-quantizer's static int8 recipe on the float file."""
         try:
             from ai_edge_quantizer import quantizer, recipe
         except ImportError:
@@ -170,12 +175,13 @@ class Row:
         return self.measured(LiteModel(content))
 
     def tfmot(self) -> dict[str, Any]:
+        """TFMOT alone: its wrapping, as it is."""
         import kdtflite
         from kdtflite.runtime import import_tfmot
 
         aware = import_tfmot().quantization.keras.quantize_model(self.model())
         train, test = self.dataset.train, self.dataset.test
-        self.compiled(aware, 0.0005, self.qat_epochs)
+        self.compile(aware, 0.0005, self.qat_epochs)
         first = aware.evaluate(test.x, test.y, batch_size=500, verbose=0)[1]
         aware.fit(train.x, train.y, batch_size=BATCH, epochs=self.qat_epochs, verbose=0)
         try:
@@ -185,10 +191,7 @@ class Row:
         return {**self.measured(lite), "before training": round(first, 4)}
 
     def ptq(self) -> dict[str, Any]:
-        """The best calibration on the validation split, with cross-layer equalization and without.
-
-        The fake-quantized model says what a file will reach; one file is made.
-        """
+        """The best calibration by the fake-quantized model's accuracy on the validation split."""
         import kdtflite
         from kdtflite.quantization.calibration import CALIBRATIONS
 
@@ -204,6 +207,7 @@ class Row:
         return {**self.measured(lite), "calibration": name}
 
     def qat(self, *, distilled: bool) -> dict[str, Any]:
+        """kdtflite's quantization-aware training, by hard labels or by the float model too."""
         import kdtflite
 
         model = self.model()
@@ -213,7 +217,7 @@ class Row:
         trained: Any = aware
         if distilled:
             trained = kdtflite.Distiller(aware, model, hard_label_weight=0.5, **options)
-        self.compiled(trained, 0.0005, self.qat_epochs)
+        self.compile(trained, 0.0005, self.qat_epochs)
         logits = aware.predict(test.x, batch_size=500, verbose=0)
         first = float((logits.argmax(axis=1) == test.y).mean())
         trained.fit(train.x, train.y, batch_size=BATCH, epochs=self.qat_epochs, verbose=0)
@@ -221,6 +225,7 @@ class Row:
         return {**self.measured(lite), "before training": round(first, 4)}
 
     def measured(self, lite: Any) -> dict[str, Any]:
+        """Runs a file over the test split and times it."""
         import kdtflite
 
         test = self.dataset.test
@@ -229,7 +234,7 @@ class Row:
         return {
             "accuracy": round(accuracy, 4),
             "bytes": len(lite.content),
-            "p50_ms": round(speed.timings[0].p50_ms, 4),
+            "p50_ms": round(speed.latencies[0].p50, 4),
         }
 
 
