@@ -92,13 +92,12 @@ def _unrolled(parts: Parts, x: Any) -> Any:
     states: Sequence[Any] | None = None
     steps = []
     for values, seen in zip(given, masks, strict=True):
-        if states is None and (cell.needs_start or seen is not None):
-            states = _zeros(parts, values, layer.units, cell.states)
         after = cell.step(values, states)
         if seen is not None:
+            # Before the first step that is seen all states are 0.
             after = [
-                parts.op(tf.where, f"kept_{i}")(seen, new, old)
-                for i, (new, old) in enumerate(zip(after, states or after, strict=True))
+                parts.op(tf.where, f"kept_{i}" if states else f"begun_{i}")(seen, new, old)
+                for i, (new, old) in enumerate(zip(after, states or [0.0] * len(after), strict=True))
             ]
         states = after
         steps.append(after[0])
@@ -110,24 +109,16 @@ def _masks(parts: Parts, mask: Any, count: int) -> list[Any]:
     return _list(parts.op(tf.unstack, "mask_steps")(columns, axis=1))
 
 
-def _zeros(parts: Parts, values: Any, units: int, count: int) -> list[Any]:
-    part = parts.op(tf.split, "start")(values, values.shape[-1] // units, axis=-1)[0]
-    zero = parts.op(tf.math.subtract, "zero")(part, part)
-    return [zero] * count
-
-
 def _list(tensors: Any) -> list[Any]:
     return list(tensors) if isinstance(tensors, list | tuple) else [tensors]
 
 
 @dataclass
 class _Cell:
-    """One step: what the projected input and the states before make of the states."""
+    """One step: what the projected input and the states before (None: all 0) make of the states."""
 
     step: Callable[[Any, Any], list[Any]]
     bias: np.ndarray | None
-    states: int = 1
-    needs_start: bool = False
 
 
 def _recurrence(
@@ -173,7 +164,7 @@ def _lstm(parts: Parts) -> _Cell:
         return [parts.op(tf.math.multiply, "hidden")(o, bounded), c]
 
     bias = cell.bias.numpy() if layer.use_bias else None
-    return _Cell(step, bias, states=2)
+    return _Cell(step, bias)
 
 
 def _gru(parts: Parts) -> _Cell:
@@ -181,16 +172,30 @@ def _gru(parts: Parts) -> _Cell:
     layer, cell = parts.source, parts.source.cell
     units, kernel = layer.units, parts.source.cell.recurrent_kernel.numpy()
     bias = cell.bias.numpy() if layer.use_bias else None
-    add, multiply = tf.math.add, tf.math.multiply
+    add, multiply, subtract = tf.math.add, tf.math.multiply, tf.math.subtract
+    late = np.zeros(units, np.float32)  # the bias that the reset gate multiplies
     if layer.reset_after:
-        product = _recurrence(parts, "recurrent", kernel, None if bias is None else bias[1])
+        if bias is not None:
+            late = bias[1, 2 * units :]
+            # The other two are added to the input's anyway.
+            bias = bias[0] + np.concatenate([bias[1, : 2 * units], np.zeros(units, np.float32)])
+        held = np.concatenate([np.zeros(2 * units, np.float32), late])
+        product = _recurrence(parts, "recurrent", kernel, None if bias is None else held)
     else:
         product = _recurrence(parts, "recurrent", kernel[:, : 2 * units])
         candidate = _recurrence(parts, "recurrent_candidate", kernel[:, 2 * units :])
 
     def step(x: Any, states: Any) -> list[Any]:
-        (h,) = states
         x_gates, x_new = parts.op(tf.split, "x")(x, [2 * units, units], axis=-1)
+        if states is None:
+            gates = _apply(parts, layer.recurrent_activation, x_gates, "gate")
+            z, r = parts.op(tf.split, "zr")(gates, 2, axis=-1)
+            g = x_new
+            if late.any():
+                g = parts.op(add, "new")(g, parts.op(multiply, "first_reset")(r, late.tolist()))
+            g = _apply(parts, layer.activation, g, "candidate")
+            return [parts.op(subtract, "hidden_first")(g, parts.op(multiply, "first")(z, g))]
+        (h,) = states
         if layer.reset_after:
             h_gates, h_new = parts.op(tf.split, "h")(product(h), [2 * units, units], axis=-1)
         else:
@@ -205,11 +210,10 @@ def _gru(parts: Parts) -> _Cell:
         g = parts.op(add, "new")(x_new, h_new)
         g = _apply(parts, layer.activation, g, "candidate")
         # z · h + (1 - z) · g = g + z · (h - g)
-        moved = parts.op(multiply, "kept")(z, parts.op(tf.math.subtract, "moved")(h, g))
+        moved = parts.op(multiply, "kept")(z, parts.op(subtract, "moved")(h, g))
         return [parts.op(add, "hidden")(g, moved)]
 
-    input_bias = bias[0] if bias is not None and layer.reset_after else bias
-    return _Cell(step, input_bias, needs_start=True)
+    return _Cell(step, bias)
 
 
 def _simple(parts: Parts) -> _Cell:
