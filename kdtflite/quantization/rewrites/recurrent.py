@@ -95,9 +95,10 @@ def _unrolled(parts: Parts, x: Any) -> Any:
         after = cell.step(values, states)
         if seen is not None:
             # Before the first step that is seen all states are 0.
+            before = states or [0.0] * len(after)
             after = [
                 parts.op(tf.where, f"kept_{i}" if states else f"begun_{i}")(seen, new, old)
-                for i, (new, old) in enumerate(zip(after, states or [0.0] * len(after), strict=True))
+                for i, (new, old) in enumerate(zip(after, before, strict=True))
             ]
         states = after
         steps.append(after[0])
