@@ -46,7 +46,7 @@ def test_pools_and_concatenations_have_one_scale_on_all_sides():
             ends = [*operator["inputs"], *operator["outputs"]]
             assert len({tensors[i]["quantization"] for i in ends}) == 1, operator["op_name"]
     assert seen == {"AVERAGE_POOL_2D", "MAX_POOL_2D", "CONCATENATION"}
-    assert kdtflite.compare(aware, lite, x).largest_difference_steps <= 1
+    assert kdtflite.compare(aware, lite, x).largest_difference_steps < 1.01
 
 
 def test_the_files_kernel_is_the_one_folded_by_hand():
@@ -102,4 +102,4 @@ def test_a_dead_branch_still_runs_with_xnnpack():
     lite = kdtflite.convert(aware, x, progress=False)
     assert min(t.scale for t in lite.inputs + lite.outputs) > 1e-8
     assert np.isfinite(lite.predict(x, xnnpack=True)).all()
-    assert kdtflite.compare(aware, lite, x).largest_difference_steps <= 1
+    assert kdtflite.compare(aware, lite, x).largest_difference_steps < 1.01
