@@ -239,8 +239,11 @@ def test_with_data_a_pair_computes_the_same(chain):
     assert difference(model, equalized) <= 1e-5
     (pair,) = equalized.equalization.pairs
     alive = pair.before[:, 0] > 0  # biases are random: a ReLU may let nothing through
-    before, after = pair.before[alive, 0], pair.after[alive, 0]
-    assert after.max() / after.min() < before.max() / before.min()
+    (values, shares), after = pair.before[alive].T, pair.after[alive, 0]
+    # s = c · sqrt(a / t), so (a / s)² = a · t / c²; before a depthwise layer a / s = 1 / c.
+    depthwise = isinstance(equalized.get_layer("b"), L.DepthwiseConv2D)
+    alike = after if depthwise else after**2 / (values * shares)
+    np.testing.assert_allclose(alike, alike[0], rtol=1e-5)
 
 
 def folded(model, layer, norm):
