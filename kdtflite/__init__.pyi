@@ -18,5 +18,6 @@ from .models.load import load_model as load_model
 from .pipeline.run import run as run
 from .pipeline.until_accurate import until_accurate as until_accurate
 from .quantization.aware import quantize_aware as quantize_aware
+from .quantization.post_training import quantize_post_training as quantize_post_training
 
 __version__: str

@@ -9,19 +9,18 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.data.representative import InputSpec, representative
 from kdtflite.errors import DataError, UnsupportedModelError
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.float32 import custom_layers, float32_policy, in_float32
 from kdtflite.progress import say
 from kdtflite.quantization.chains import Pair, find_pairs
+from kdtflite.quantization.inputs import input_batches
 
 __all__ = ["Equalization", "EqualizedPair", "equalize"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _SWEEPS = 200
-_BATCH = 64
 # A sweep that changes no scale by more than this share ends it.
 _SETTLED = 1e-5
 # Largest difference, relative to the largest output, that float32 alone makes.
@@ -273,15 +272,10 @@ def _root_of_ratio(one: Array, other: Array) -> Array:
 
 def _largest_values(model: keras.Model, pairs: list[Pair], data: Any) -> list[Array]:
     """Returns the largest size of each channel's values where the second layer takes them."""
-    inputs = [
-        InputSpec(name, tuple(tensor.shape[1:]), tensor.dtype.name)
-        for name, tensor in zip(model.input_names, model.inputs, strict=True)
-    ]
-    samples = representative(data, inputs)
     taken = keras.Model(model.inputs, [pair.second.input for pair in pairs])
     largest: list[Any] = [0.0] * len(pairs)
-    for batch in samples.batches(_BATCH) if pairs else ():
-        values = taken([batch[name] for name in model.input_names], training=False)
+    for batch in input_batches(model, data) if pairs else ():
+        values = taken(tf.nest.flatten(batch), training=False)
         for i, (pair, value) in enumerate(zip(pairs, tf.nest.flatten(values), strict=True)):
             # Flatten keeps the channels of a position together.
             by_channel = tf.reshape(tf.abs(value), [-1, pair.first.output_shape[-1]])
