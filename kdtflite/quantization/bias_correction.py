@@ -169,10 +169,14 @@ def _targets(walk: list[Call]) -> tuple[dict[int, tuple[str, str]], dict[str, st
                 targets[id(call)] = (name, "bias")
             else:
                 left[name] = "it has no bias"
-        elif isinstance(layer, keras.layers.BatchNormalization) and layer.center:
-            if times[id(layer)] == 1 and list(layer.axis) == [len(call.outputs.shape) - 1]:
-                before = names.get(id(call), layer.name)
-                targets[id(call)] = (before, f"beta of {layer.name}")
+        elif (
+            isinstance(layer, keras.layers.BatchNormalization)
+            and layer.center
+            and times[id(layer)] == 1
+            and list(layer.axis) == [len(call.outputs.shape) - 1]
+        ):
+            before = names.get(id(call), layer.name)
+            targets[id(call)] = (before, f"beta of {layer.name}")
     return targets, left
 
 
