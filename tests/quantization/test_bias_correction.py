@@ -151,7 +151,7 @@ def test_what_cannot_be_corrected_is_refused(trained, digits):
         correct_biases(quantize_aware(trained), x)
     student = quantize_aware(trained, x)
     weights = student.get_weights()
-    with pytest.raises(ConfigurationError, match="samples from 1 up. Received: 0"):
+    with pytest.raises(ConfigurationError, match="from 1 up"):
         correct_biases(student, x, samples=0)
     with pytest.raises(DataError, match=r"\(40, 8, 8\)"):
         correct_biases(student, x[..., 0])
