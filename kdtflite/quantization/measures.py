@@ -24,7 +24,7 @@ def outputs_of(model: keras.Model, batches: Iterable[Any]) -> list[Array]:
     were changed since.
     """
     parts = [tf.nest.flatten(model(batch, training=False)) for batch in batches]
-    return [np.concatenate([np.asarray(one) for one in output]) for output in zip(*parts, strict=True)]
+    return [np.concatenate(list(map(np.asarray, output))) for output in zip(*parts, strict=True)]
 
 
 def split_labels(data: Any) -> tuple[Any, Array | None]:
