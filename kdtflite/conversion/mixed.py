@@ -12,7 +12,13 @@ from kdtflite.conversion.convert import convert
 from kdtflite.conversion.edge_quantizer import WIDE, EdgeQuantizer
 from kdtflite.conversion.integer_proof import layer_of, prove_fully_integer
 from kdtflite.data.representative import InputSpec, representative
-from kdtflite.errors import ConfigurationError, ConversionError, ModelFileError, choose
+from kdtflite.errors import (
+    ConfigurationError,
+    ConversionError,
+    ModelFileError,
+    UnsupportedModelError,
+    choose,
+)
 from kdtflite.flatbuffer import Operator
 from kdtflite.litemodel import LiteModel
 from kdtflite.models.as_tf_keras import as_tf_keras
@@ -148,7 +154,7 @@ def mixed_precision(
 
     Args:
         model: A tf_keras or Keras 3 model, float, or from `quantize_aware`, whose float weights
-            are taken.
+            are taken; or its float file, `convert(model, target="float32")`.
         representative_data: Samples that set the ranges, as `kdtflite.data.representative` takes
             them.
         validation: What files are compared on: as `representative_data`, or with labels, a pair
@@ -167,7 +173,9 @@ def mixed_precision(
     Raises:
         ConfigurationError: ai-edge-quantizer is not installed, none of `keep`, `budget_bytes` and
             `tolerance` is given or one is out of range, or the file is over the budget in int8.
-        NotFullyIntegerError: An operator has no integer kernel.
+        NotFullyIntegerError: An operator has no integer kernel, or ai-edge-quantizer leaves it in
+            float: SHAPE, which a Reshape layer makes, is one.
+        UnsupportedModelError: A file that is quantized already.
         ConversionError: The converter or ai-edge-quantizer failed.
         DataError: The data do not fit the model.
 
@@ -180,8 +188,7 @@ def mixed_precision(
     choose(wide, WIDE, what="wider type")
     choose(io_dtype, ("int8", "int16"), what="type of inputs and outputs")
     choose(measure, MEASURES, what="measure of output error")
-    model = _float(model)
-    float_file = convert(model, target="float32", progress=False)
+    float_file, names = _float_file(model)
     inputs = [
         InputSpec(
             spec.name, tuple(n if n >= 0 else None for n in spec.shape_signature[1:]), spec.dtype
@@ -193,7 +200,6 @@ def mixed_precision(
     limit = samples if labels is None else len(labels)
     given = representative(x, inputs, limit=limit).samples
     files = _Files(maker, given, labels, measure, wide, io_dtype)
-    names = [layer.name for layer in model._flatten_layers(include_self=False)]
     groups, left = _groups(float_file, names), dict[str, str]()
 
     base, first = files.measured("", [])
@@ -320,10 +326,22 @@ def _groups(file: LiteModel, names: list[str]) -> dict[str, list[Operator]]:
     return named
 
 
-def _float(model: Any) -> Any:
-    """Returns the float model inside a quantization-aware one, or the model."""
+def _float_file(model: Any) -> tuple[LiteModel, list[str]]:
+    """Returns the float file and the names of its layers."""
+    if isinstance(model, LiteModel):
+        if any(tensor.dtype in ("int8", "uint8", "int16") for tensor in model.tensors):
+            raise UnsupportedModelError(
+                "Expected a float file, as convert(model, target='float32') makes it. Received: "
+                f"{model!r}, which is quantized already."
+            )
+        # "model/relu/Relu;model/conv/Conv2D": the layers' names come second.
+        paths = [path.split("/") for t in model.tensors for path in t.name.split(";")]
+        return model, list(dict.fromkeys(path[1] for path in paths if len(path) > 2))
     model = as_tf_keras(model)
-    return strip(model) if is_quantization_aware(model) else model
+    if is_quantization_aware(model):
+        model = strip(model)
+    names = [layer.name for layer in model._flatten_layers(include_self=False)]
+    return convert(model, target="float32", progress=False), names
 
 
 def _check(

@@ -11,7 +11,12 @@ import kdtflite
 from kdtflite.conversion import prove_fully_integer
 from kdtflite.conversion.edge_quantizer import EdgeQuantizer
 from kdtflite.data.representative import RepresentativeData
-from kdtflite.errors import ConfigurationError, DataError, NotFullyIntegerError
+from kdtflite.errors import (
+    ConfigurationError,
+    DataError,
+    NotFullyIntegerError,
+    UnsupportedModelError,
+)
 
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
 
@@ -42,13 +47,18 @@ def x():
     return np.random.default_rng(0).normal(size=(70, 6, 6, 2)).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def float_file(model):
+    return kdtflite.convert(model, target="float32")
+
+
 def error(model, file, x):
     wanted = model(x).numpy().astype(np.float64)
     return np.mean((file.predict(x) - wanted) ** 2) / np.mean(wanted**2)
 
 
-def test_the_activation_that_int8_serves_worst_is_kept_in_int16(model, x):
-    mixed = kdtflite.mixed_precision(model, x, keep=1)
+def test_the_activation_that_int8_serves_worst_is_kept_in_int16(model, float_file, x):
+    mixed = kdtflite.mixed_precision(float_file, x, keep=1)
     assert next(iter(mixed.ranking)) == "uneven"
     assert set(mixed.ranking) == {"first", "uneven", "evened", "last", "mean"}
     base, step = mixed.steps
@@ -74,34 +84,34 @@ def test_the_activation_that_int8_serves_worst_is_kept_in_int16(model, x):
     assert mixed.reached is None
 
 
-def test_it_stops_within_the_tolerance_and_says_where_it_cannot_be_reached(model, x, capsys):
-    mixed = kdtflite.mixed_precision(model, x, tolerance=1e-3)
+def test_it_stops_within_the_tolerance_and_says_where_it_cannot_be_reached(float_file, x, capsys):
+    mixed = kdtflite.mixed_precision(float_file, x, tolerance=1e-3)
     errors = [step.error for step in mixed.steps]
     assert mixed.reached
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] <= 1e-3 < errors[-2]
-    hopeless = kdtflite.mixed_precision(model, x, tolerance=0)
+    hopeless = kdtflite.mixed_precision(float_file, x, tolerance=0)
     assert hopeless.reached is False
     assert hopeless.steps[-1].error <= errors[-1]
     assert "The tolerance was not reached." in " ".join(capsys.readouterr().err.split())
-    nothing = kdtflite.mixed_precision(model, x, keep=0, tolerance=1e-3)
+    nothing = kdtflite.mixed_precision(float_file, x, keep=0, tolerance=1e-3)
     assert len(nothing.steps) == 1
     assert nothing.steps[0] == mixed.steps[0]
 
 
-def test_the_file_stays_within_its_budget(model, x):
-    free = kdtflite.mixed_precision(model, x, keep=9)
+def test_the_file_stays_within_its_budget(float_file, x):
+    free = kdtflite.mixed_precision(float_file, x, keep=9)
     sizes = [step.bytes for step in free.steps]
     budget = max(sizes) - 1
-    bound = kdtflite.mixed_precision(model, x, budget_bytes=budget)
+    bound = kdtflite.mixed_precision(float_file, x, budget_bytes=budget)
     assert len(bound.file.content) <= budget
     assert max(step.bytes for step in bound.steps) <= budget
     with pytest.raises(ConfigurationError, match=rf"has {sizes[0]:,} bytes in int8"):
-        kdtflite.mixed_precision(model, x, budget_bytes=sizes[0] - 1)
+        kdtflite.mixed_precision(float_file, x, budget_bytes=sizes[0] - 1)
 
 
-def test_operators_in_float_leave_integer_ends(model, x):
-    mixed = kdtflite.mixed_precision(model, x, keep=1, wide="float32")
+def test_operators_in_float_leave_integer_ends(float_file, x):
+    mixed = kdtflite.mixed_precision(float_file, x, keep=1, wide="float32")
     assert mixed.steps[-1].layer == "uneven"
     assert mixed.steps[-1].error < mixed.steps[0].error / 10
     with pytest.raises(NotFullyIntegerError, match="uneven"):
@@ -109,15 +119,15 @@ def test_operators_in_float_leave_integer_ends(model, x):
     assert mixed.file.inputs[0].dtype == mixed.file.outputs[0].dtype == "int8"
 
 
-def test_inputs_and_outputs_of_16_bits(model, x):
-    mixed = kdtflite.mixed_precision(model, x, keep=1, io_dtype="int16")
+def test_inputs_and_outputs_of_16_bits(model, float_file, x):
+    mixed = kdtflite.mixed_precision(float_file, x, keep=1, io_dtype="int16")
     assert mixed.file.inputs[0].dtype == mixed.file.outputs[0].dtype == "int16"
     assert mixed.steps[-1].error == pytest.approx(error(model, mixed.file, x), rel=1e-3)
 
 
-def test_with_labels_the_tolerance_is_of_accuracy(model, x):
+def test_with_labels_the_tolerance_is_of_accuracy(model, float_file, x):
     y = model(x).numpy().argmax(axis=1)
-    mixed = kdtflite.mixed_precision(model, x, validation=(x, y), tolerance=0.02, measure="kl")
+    mixed = kdtflite.mixed_precision(float_file, x, validation=(x, y), tolerance=0.02, measure="kl")
     assert mixed.accuracy_in_float == 1
     assert mixed.reached
     accuracies = [step.accuracy for step in mixed.steps]
@@ -142,21 +152,20 @@ def test_a_layers_values_are_followed_through_what_only_moves_them(x):
     h = L.Conv2D(4, 3, activation="relu", name="conv")(inputs)
     h = L.Flatten(name="flat")(L.MaxPooling2D(name="pool")(h))
     h = L.Dense(5, activation="relu", name="hidden")(h)
-    model = keras.Model(inputs, L.Reshape((3, 1))(L.Dense(3, name="logits")(h)))
+    model = keras.Model(inputs, L.Dense(3, name="logits")(h))
     mixed = kdtflite.mixed_precision(model, x, keep=2)
-    assert set(mixed.ranking) == {"conv", "hidden"}  # the logits' own are the file's output
+    assert set(mixed.ranking) == {"conv", "hidden"}  # the logits are the file's output
     wide = [one["name"] for one in prove_fully_integer(mixed.file).operators]
     assert wide.count("QUANTIZE") <= 2
 
 
-def test_ranges_are_the_least_and_the_greatest_over_all_batches(model, x):
-    file = kdtflite.convert(model, target="float32")
+def test_ranges_are_the_least_and_the_greatest_over_all_batches(float_file, x):
     data = np.concatenate([x, x / 100])  # an average over batches would be narrower
-    made = EdgeQuantizer(file, RepresentativeData({"image": data})).quantized()
+    made = EdgeQuantizer(float_file, RepresentativeData({"image": data})).quantized()
     assert made.inputs[0].scale == pytest.approx((x.max() - x.min()) / 255, rel=1e-5)
 
 
-def test_what_cannot_be_made_is_told(model, x, monkeypatch):
+def test_what_cannot_be_made_is_told(float_file, x, monkeypatch):
     for arguments, message in (
         ({}, "keep=, budget_bytes= or tolerance="),
         ({"keep": -1}, "keep from 0 up"),
@@ -168,13 +177,16 @@ def test_what_cannot_be_made_is_told(model, x, monkeypatch):
         ({"keep": 1, "measure": "mae"}, "kl, mse"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            kdtflite.mixed_precision(model, x, **arguments)
+            kdtflite.mixed_precision(float_file, x, **arguments)
     with pytest.raises(DataError, match=r"\(70, 6, 6\)"):
-        kdtflite.mixed_precision(model, x[..., 0], keep=1)
+        kdtflite.mixed_precision(float_file, x[..., 0], keep=1)
     inputs = keras.Input((4,), name="x")
     no_kernel = keras.Model(inputs, L.Dense(2, name="out")(keras.activations.elu(inputs)))
     with pytest.raises(NotFullyIntegerError, match="ELU"):
         kdtflite.mixed_precision(no_kernel, x.reshape(-1, 4), keep=1)
+    integer = EdgeQuantizer(float_file, RepresentativeData({"image": x})).quantized()
+    with pytest.raises(UnsupportedModelError, match="quantized already"):
+        kdtflite.mixed_precision(integer, x, keep=1)
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
     with pytest.raises(ConfigurationError, match=r"kdtflite\[mixed\]"):
-        kdtflite.mixed_precision(model, x, keep=1)
+        kdtflite.mixed_precision(float_file, x, keep=1)
