@@ -95,7 +95,7 @@ class EdgeQuantizer:
         with _quiet("calibrate the file"):
             quantizer, _ = self._new()
             # The first signature's; files of kdtflite have one.
-            (signature,) = quantizer_signatures(self.file)
+            (signature,) = _signatures(self.file)
             ranges: dict[str, Any] = {}
             for batch in data.batches(_BATCH):
                 found = quantizer.calibrate({signature: [batch]}, num_threads=1)
@@ -109,7 +109,7 @@ class EdgeQuantizer:
         return ranges
 
 
-def quantizer_signatures(file: LiteModel) -> list[str]:
+def _signatures(file: LiteModel) -> list[str]:
     """Returns the names of a file's signatures."""
     return list(file.interpreter(xnnpack=False).get_signature_list())
 

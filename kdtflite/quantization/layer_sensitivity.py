@@ -96,6 +96,7 @@ class Sensitivity:
         axes = figure.subplots()
         axes.barh([row.layer for row in rows], [row.error for row in rows], color=_COLOUR)
         axes.invert_yaxis()
+        axes.margins(y=0.01)
         if rows:
             axes.set_xscale("log")
         axes.tick_params(labelsize=8)
@@ -143,9 +144,8 @@ def sensitivity(
     if samples < 1:
         raise ConfigurationError(f"Expected samples from 1 up. Received: {samples}.")
     x, labels = split_labels(data)
-    batches = list(
-        input_batches(student, x, limit=samples if labels is None else ALL_SAMPLES, size=samples)
-    )
+    limit = samples if labels is None else ALL_SAMPLES
+    batches = list(input_batches(student, x, limit=limit))
     parts = _parts(student, rounds)
     with rounding_off(student):
         wanted = outputs_of(student, batches)
