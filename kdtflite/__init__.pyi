@@ -3,6 +3,7 @@ from . import models as models
 from .conversion.convert import convert as convert
 from .conversion.integer_proof import IntegerProof as IntegerProof
 from .conversion.integer_proof import prove_fully_integer as prove_fully_integer
+from .conversion.mixed import mixed_precision as mixed_precision
 from .distillation import losses as losses
 from .distillation import schedules as schedules
 from .distillation import teachers as teachers
@@ -18,5 +19,6 @@ from .models.load import load_model as load_model
 from .pipeline.run import run as run
 from .pipeline.until_accurate import until_accurate as until_accurate
 from .quantization.aware import quantize_aware as quantize_aware
+from .quantization.post_training import quantize_post_training as quantize_post_training
 
 __version__: str

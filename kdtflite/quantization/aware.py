@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.data.representative import InputSpec, representative
 from kdtflite.errors import UnsupportedModelError, choose
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.float32 import custom_layers, float32_policy, in_float32
 from kdtflite.progress import say
 from kdtflite.quantization.calibration import Observer, get_calibration
+from kdtflite.quantization.inputs import input_batches
 from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
 from kdtflite.quantization.ranges import rounding_off
 from kdtflite.quantization.report import LayerQuantization, QuantizationAwareness
@@ -23,7 +23,6 @@ from kdtflite.quantization.wrapping import is_known, wrapped
 
 __all__ = ["quantize_aware"]
 
-_BATCH = 64
 _RANGES = ("fixed", "learned", "moving")
 # Largest difference, relative to the largest output, that float32 alone makes in another order.
 _SAME = 1e-3
@@ -78,12 +77,7 @@ def quantize_aware(
     if representative_data is None:
         _check_same_function(model, aware, _any_inputs(model))
         return aware
-    samples = representative(representative_data, _inputs(model))
-    structure = getattr(aware, "_nested_inputs", aware.inputs[0])
-    batches = [
-        tf.nest.pack_sequence_as(structure, [batch[name] for name in model.input_names])
-        for batch in samples.batches(_BATCH)
-    ]
+    batches = list(input_batches(model, representative_data))
     _check_same_function(model, aware, batches[0])
     aware.quantization.calibrate(batches, observer)
     return aware
@@ -205,11 +199,4 @@ def _leaves(model: keras.Model, path: str = "") -> list[tuple[str, Any]]:
             if isinstance(layer, keras.Model)
             else [(path + layer.name, layer)]
         )
-    ]
-
-
-def _inputs(model: keras.Model) -> list[InputSpec]:
-    return [
-        InputSpec(name, tuple(tensor.shape[1:]), tensor.dtype.name)
-        for name, tensor in zip(model.input_names, model.inputs, strict=True)
     ]

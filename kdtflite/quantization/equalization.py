@@ -1,4 +1,4 @@
-"""Cross-layer equalization (Nagel et al., arXiv 1906.04721, section 4.1)."""
+"""Cross-layer equalization (Nagel et al., arXiv 1906.04721; Xiao et al., arXiv 2211.10438)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.float32 import custom_layers, float32_policy, in_float32
 from kdtflite.progress import say
 from kdtflite.quantization.chains import Pair, find_pairs
+from kdtflite.quantization.inputs import input_batches
 
 __all__ = ["Equalization", "EqualizedPair", "equalize"]
 
@@ -33,10 +34,11 @@ class EqualizedPair:
     Attributes:
         first: Name of the layer that gives the channels.
         second: Name of the layer that takes them.
-        before: Ranges of the weights by channel, batch normalization folded in: the largest size
-            of those that give the channel, and of those that take it. Shape (channels, 2).
-        after: The same after equalization. The two are equal, but for channels of which one has
-            only zeros.
+        before: Two ranges a channel, shape (channels, 2): the largest size of the weights that
+            give it, batch normalization folded in, or with representative data of its values;
+            and the largest size of the weights that take it, with representative data as a share
+            of what is quantized together with it.
+        after: The same after equalization.
     """
 
     first: str
@@ -72,34 +74,41 @@ class Equalization:
         return {"pairs": [pair.to_dict() for pair in self.pairs], "left": dict(self.left)}
 
 
-def equalize(model: Any) -> keras.Model:
-    """Returns a float model that computes the same, with channels of equal weight ranges.
+def equalize(model: Any, representative_data: Any = None) -> keras.Model:
+    """Returns a float model that computes the same, with channels of more equal ranges.
 
     Where a layer's channel i passes only through what commutes with a positive factor, as a
     ReLU does, to one layer that takes it, its weights may be divided by s_i and those that take
-    it be multiplied:
+    it be multiplied. Without data
 
         s_i = sqrt(r1_i / r2_i),  so that afterwards  r1_i / s_i = r2_i · s_i = sqrt(r1_i · r2_i)
 
     with r the largest size of the weights that give the channel and of those that take it,
-    batch normalization folded in (Nagel et al., arXiv 1906.04721, equation 11). Pairs are taken in
-    turn until no scale changes, which also settles convolution, depthwise, convolution.
+    batch normalization folded in (Nagel et al., arXiv 1906.04721, equation 11). Pairs are taken
+    in turn until no scale changes, which also settles convolution, depthwise, convolution.
 
-    Per tensor, weights gain what their channels' ranges differed by. Convolutions are quantized
-    per channel, so their own output channels gain nothing; what gains are the activations, which
-    have one scale for all channels, and the kernels that take them, whose input channels share
-    one. It helps where channels differ much, as after depthwise convolutions, and can cost a
-    little where they do not: compare both on validation data.
+    That evens out weights that are quantized per tensor. Convolutions are quantized per channel:
+    there the gain is in the activations, which have one scale for all channels, and in the
+    kernels that take them, whose input channels share one. With data, it is these two that are
+    evened out (Xiao et al., arXiv 2211.10438, equation 4 at α = 0.5), and before a depthwise
+    layer, each of whose channels has its own scale, the activations alone:
+
+        s_i = c · sqrt(a_i / t_i),   before a depthwise layer  s_i = c · a_i
+
+    with a_i the largest size of the channel's values, t_i the largest share that its weights
+    have of the range they are quantized in (a convolution's output channel, a Dense kernel), and
+    c such that the s_i are 1 in the geometric mean.
 
     Pairs are convolutions, depthwise ones and Dense layers, followed by batch normalization, by
     ReLU, LeakyReLU, PReLU or nothing, by pooling, padding, dropout or Flatten. What ends a chain
     stays exact by being left alone: a tensor that goes to several layers, a shared layer, ReLU6
     and every other activation, Add, Concatenate, a nested model. So train with ReLU rather than
-    ReLU6 what is to be equalized.
+    ReLU6 what is to be equalized. Where channels differ little the gain is little.
 
     Args:
         model: A tf_keras or Keras 3 Sequential or Functional model, built, not yet
             quantization-aware. It is not changed.
+        representative_data: A few hundred samples as `kdtflite.data.representative` takes them.
 
     Returns:
         A tf_keras model with the same layers and an attribute `equalization`, not compiled. A
@@ -108,7 +117,7 @@ def equalize(model: Any) -> keras.Model:
     Raises:
         UnsupportedModelError: The model is subclassed or quantization-aware, or the result does
             not compute what the model does.
-        DataError: A weight is NaN or infinite.
+        DataError: A weight or activation is NaN or infinite, or the data do not fit the model.
     """
     model = in_float32(as_tf_keras(model))
     if not isinstance(model, keras.Sequential) and not getattr(model, "_is_graph_network", False):
@@ -125,15 +134,15 @@ def equalize(model: Any) -> keras.Model:
     pairs, left = find_pairs(copy)
     weights = {layer.name: _Weights(layer, norm) for layer, norm in _layers(pairs)}
     links = [(weights[pair.first.name], weights[pair.second.name]) for pair in pairs]
-    before = [_ranges(*link) for link in links]
-    for _ in range(_SWEEPS):
-        if max((_equalize(*link) for link in links), default=0.0) < _SETTLED:
-            break
+    if representative_data is None:
+        ranges = _by_weights(links)
+    else:
+        ranges = _by_activations(links, _largest_values(copy, pairs, representative_data))
     for one in weights.values():
         one.write()
     equalized = tuple(
-        EqualizedPair(pair.first.name, pair.second.name, was, _ranges(*link))
-        for pair, link, was in zip(pairs, links, before, strict=True)
+        EqualizedPair(pair.first.name, pair.second.name, *before_and_after)
+        for pair, before_and_after in zip(pairs, ranges, strict=True)
     )
     _check_same_function(model, copy)
     copy.equalization = Equalization(equalized, left)
@@ -186,6 +195,16 @@ class _Weights:
         sizes = self.sizes * self.input_scale / self.output_scale
         return sizes.max(axis=1).reshape(-1, channels).max(axis=0)
 
+    def input_shares(self, channels: int) -> Array:
+        """Returns the largest share of a range that the weights taking each channel have."""
+        sizes = self.sizes * self.input_scale
+        if self.depthwise:  # each weight has a range of its own
+            together = sizes
+        else:
+            together = sizes.max() if type(self.layer) is keras.layers.Dense else sizes.max(axis=0)
+        shares = sizes / np.where(together > 0, together, 1.0)
+        return np.asarray(shares.max(axis=1).reshape(-1, channels).max(axis=0))
+
     def divide_output(self, scale: Array) -> None:
         """Divides each output channel by `scale`, shape (channels,)."""
         self.output_scale *= scale.reshape(self.output_scale.shape)
@@ -208,20 +227,66 @@ class _Weights:
                 variable.assign(variable.numpy() / np.ravel(self.output_scale).astype(np.float32))
 
 
-def _ranges(first: _Weights, second: _Weights) -> Array:
-    given = first.output_ranges()
-    return np.stack([given, second.input_ranges(len(given))], axis=1)
+def _by_weights(links: list[tuple[_Weights, _Weights]]) -> list[tuple[Array, Array]]:
+    """Equalizes weights with weights; returns each pair's ranges before and after."""
+
+    def ranges(first: _Weights, second: _Weights) -> Array:
+        given = first.output_ranges()
+        return np.stack([given, second.input_ranges(len(given))], axis=1)
+
+    before = [ranges(*link) for link in links]
+    for _ in range(_SWEEPS):
+        largest = 1.0
+        for first, second in links:
+            scale = _root_of_ratio(*ranges(first, second).T)
+            first.divide_output(scale)
+            second.multiply_input(scale)
+            largest = max(largest, scale.max(), 1 / scale.min())
+        if largest < 1 + _SETTLED:
+            break
+    return list(zip(before, [ranges(*link) for link in links], strict=True))
 
 
-def _equalize(first: _Weights, second: _Weights) -> float:
-    """Equalizes one pair; returns by which share the scale of a channel changed most."""
-    given, taken = _ranges(first, second).T
-    # A channel that is zero on one side has no range to share.
-    both = (given > 0) & (taken > 0)
-    scale = np.sqrt(np.where(both, given, 1.0) / np.where(both, taken, 1.0))
-    first.divide_output(scale)
-    second.multiply_input(scale)
-    return float(np.max(np.abs(np.log(scale)), initial=0.0))
+def _by_activations(
+    links: list[tuple[_Weights, _Weights]], largest: list[Array]
+) -> list[tuple[Array, Array]]:
+    """Equalizes values with the weights that take them; returns the ranges before and after."""
+    ranges = []
+    for (first, second), values in zip(links, largest, strict=True):
+        shares = second.input_shares(len(values))
+        root = _root_of_ratio(values, shares)
+        scale = root**2 if second.depthwise else root
+        scale /= np.exp(np.mean(np.log(scale)))
+        first.divide_output(scale)
+        second.multiply_input(scale)
+        after = values / scale, second.input_shares(len(values))
+        ranges.append((np.stack([values, shares], axis=1), np.stack(after, axis=1)))
+    return ranges
+
+
+def _root_of_ratio(one: Array, other: Array) -> Array:
+    """Returns sqrt(one / other), and 1 for a channel that is zero on one side."""
+    both = (one > 0) & (other > 0)
+    return np.sqrt(np.where(both, one, 1.0) / np.where(both, other, 1.0))
+
+
+def _largest_values(model: keras.Model, pairs: list[Pair], data: Any) -> list[Array]:
+    """Returns the largest size of each channel's values where the second layer takes them."""
+    taken = keras.Model(model.inputs, [pair.second.input for pair in pairs])
+    largest: list[Any] = [0.0] * len(pairs)
+    for batch in input_batches(model, data) if pairs else ():
+        values = taken(tf.nest.flatten(batch), training=False)
+        for i, (pair, value) in enumerate(zip(pairs, tf.nest.flatten(values), strict=True)):
+            # Flatten keeps the channels of a position together.
+            by_channel = tf.reshape(tf.abs(value), [-1, pair.first.output_shape[-1]])
+            largest[i] = np.maximum(largest[i], tf.reduce_max(by_channel, axis=0).numpy())
+            if not np.isfinite(largest[i]).all():
+                raise DataError(
+                    f"The output of layer {pair.first.name!r} is NaN or infinite on the "
+                    "representative data. Expected finite values: check the model's weights and "
+                    "the data's scaling."
+                )
+    return [np.asarray(one, np.float64) for one in largest]
 
 
 def _layers(pairs: list[Pair]) -> list[tuple[keras.layers.Layer, keras.layers.Layer | None]]:
@@ -295,7 +360,7 @@ def _said(name: str, pairs: tuple[EqualizedPair, ...]) -> str:
         )
     widest = max(pairs, key=lambda pair: _spread(pair.before))
     return (
-        f"Equalized {len(pairs)} pairs of layers in {name!r}. Ranges of channels differ most "
+        f"Equalized {len(pairs)} pairs of layers in {name!r}. Ranges of channels differed most "
         f"from {widest.first} to {widest.second}: {_spread(widest.before):.3g} times before, "
         f"{_spread(widest.after):.3g} after."
     )

@@ -90,6 +90,16 @@ class FakeQuantized(keras.layers.Wrapper):
             outputs = self.layer.call(inputs, **kwargs)
         return outputs if self.quantizer is None else self.quantizer(outputs, training, self.range)
 
+    def pre_activation(self, inputs: Any) -> Any:
+        """Returns what the layer computes with rounded weights before its activation."""
+        held = getattr(self.layer, "activation", None)
+        object.__setattr__(self.layer, "activation", keras.activations.linear)
+        try:
+            with self._rounded():
+                return self.layer.call(inputs)
+        finally:
+            object.__setattr__(self.layer, "activation", held)
+
     @contextlib.contextmanager
     def _rounded(self) -> Iterator[None]:
         held = {name: getattr(self.layer, name) for name in self.weight_quantizers}

@@ -94,6 +94,44 @@ def test_a_depthwise_triple_by_hand():
     np.testing.assert_allclose(equalized.get_layer("b").get_weights()[1], 0.125 / 3, rtol=1e-4)
 
 
+def test_values_and_the_weights_that_take_them_by_hand():
+    model = network(
+        L.Dense(2, activation="relu", name="one"), L.Conv1D(2, 1, name="two"), shape=(1, 1)
+    )
+    model.get_layer("one").set_weights([np.array([[8.0, 0.5]]), np.zeros(2)])
+    model.get_layer("two").set_weights([np.array([[[2.0, 1.0], [-4.0, 100.0]]]), np.ones(2)])
+    x = np.array([-3.0, 0.5, 2.0]).reshape(3, 1, 1)
+    # Values up to 16 and 1. Of the kernel's columns [2, -4] and [1, 100], channel 0 has at most
+    # the share 1/2, channel 1 all. sqrt(16 / 0.5) = 4 √2, sqrt(1 / 1) = 1; their mean c = √(4 √2).
+    equalized = equalize(model, x)
+    s = np.array([4 * 2**0.5, 1.0]) / (4 * 2**0.5) ** 0.5
+    np.testing.assert_allclose(
+        equalized.get_layer("one").get_weights()[0], [[8, 0.5] / s], rtol=1e-6
+    )
+    kernel = np.array([[2.0, 1.0], [-4.0, 100.0]]) * s[:, None]
+    np.testing.assert_allclose(equalized.get_layer("two").get_weights()[0], [kernel], rtol=1e-6)
+    (pair,) = equalized.equalization.pairs
+    np.testing.assert_allclose(pair.before, [[16, 0.5], [1, 1]])
+    np.testing.assert_allclose(pair.after[:, 0], [16, 1] / s)
+    shares = (np.abs(kernel) / np.abs(kernel).max(axis=0)).max(axis=1)
+    np.testing.assert_allclose(pair.after[:, 1], shares)
+
+
+def test_before_a_depthwise_layer_all_channels_values_become_equal():
+    model = network(L.Conv2D(6, 3, name="a"), norm("n"), L.ReLU(), L.DepthwiseConv2D(3, name="b"))
+    x = np.random.default_rng(1).normal(size=(50, 12, 12, 3)).astype(np.float32)
+    equalized = equalize(model, x)
+    assert difference(model, equalized) <= 1e-5
+    layer = equalized.get_layer("b")
+    largest = np.abs(keras.Model(equalized.input, layer.input)(x)).max(axis=(0, 1, 2))
+    (pair,) = equalized.equalization.pairs
+    np.testing.assert_allclose(pair.after[:, 0], largest, rtol=1e-4)
+    alive = pair.before[:, 0] > 0
+    assert alive.sum() >= 3
+    np.testing.assert_allclose(largest[alive], largest[alive][0], rtol=1e-4)
+    assert np.ptp(np.log(pair.before[alive, 0])) > 1
+
+
 def norm(name, **options):
     return L.BatchNormalization(name=name, **options)
 
@@ -192,6 +230,22 @@ def test_a_pair_gets_equal_ranges_and_computes_the_same(chain):
     np.testing.assert_allclose(largest_by_input(taken, channels), pair.after[:, 0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("chain", CHAINS)
+def test_with_data_a_pair_computes_the_same(chain):
+    model = network(*[type(layer).from_config(layer.get_config()) for layer in CHAINS[chain]])
+    x = np.random.default_rng(1).normal(size=(40, 12, 12, 3)).astype(np.float32)
+    equalized = equalize(model, x)
+    assert names(equalized) == [("a", "b")]
+    assert difference(model, equalized) <= 1e-5
+    (pair,) = equalized.equalization.pairs
+    alive = pair.before[:, 0] > 0  # biases are random: a ReLU may let nothing through
+    (values, shares), after = pair.before[alive].T, pair.after[alive, 0]
+    # s = c · sqrt(a / t), so (a / s)² = a · t / c²; before a depthwise layer a / s = 1 / c.
+    depthwise = isinstance(equalized.get_layer("b"), L.DepthwiseConv2D)
+    alike = after if depthwise else after**2 / (values * shares)
+    np.testing.assert_allclose(alike, alike[0], rtol=1e-5)
+
+
 def folded(model, layer, norm):
     """The kernel, (..., inputs, outputs), with the batch normalization's factor in it."""
     layer = model.get_layer(layer)
@@ -245,6 +299,20 @@ def test_a_channel_of_zeros_stays_as_it_is():
     scale = equalized.get_layer("a").get_weights()[1] / bias
     np.testing.assert_array_equal(scale[[0, 2]], 1)
     assert abs(np.log(scale[1])) > 0.01
+    for layer in equalized.layers:
+        assert all(np.isfinite(weight).all() for weight in layer.get_weights())
+
+
+def test_a_channel_that_is_always_zero_has_no_values_to_equalize():
+    model = network(L.Conv2D(3, 1, activation="relu", name="a"), L.Conv2D(2, 1, name="b"))
+    kernel, bias = model.get_layer("a").get_weights()
+    kernel[..., 1], bias[1] = 0, -1
+    model.get_layer("a").set_weights([kernel, bias])
+    x = np.random.default_rng(1).normal(size=(40, 12, 12, 3)).astype(np.float32)
+    equalized = equalize(model, x)
+    assert difference(model, equalized) <= 1e-5
+    (pair,) = equalized.equalization.pairs
+    np.testing.assert_array_equal(pair.before[1, 0], 0)
     for layer in equalized.layers:
         assert all(np.isfinite(weight).all() for weight in layer.get_weights())
 
@@ -365,6 +433,12 @@ def test_what_cannot_be_equalized_is_refused():
     model.get_layer("a").set_weights([np.full((2, 3), np.nan), np.zeros(3)])
     with pytest.raises(DataError, match=r"NaN or infinity in layer 'a'"):
         equalize(model)
+    model = network(L.Dense(3, name="a"), L.Dense(3, name="b"), shape=(2,))
+    with pytest.raises(DataError, match=r"shape \('samples', 2\).*\(40, 3\)"):
+        equalize(model, np.zeros((40, 3)))
+    model.get_layer("a").set_weights([np.full((2, 3), 10.0), np.zeros(3)])
+    with pytest.raises(DataError, match=r"output of layer 'a' is NaN or infinite"):
+        equalize(model, np.full((40, 2), 3e38, np.float32))
 
 
 def rounded(x, low, high):
@@ -425,4 +499,5 @@ def test_unequal_channels_cost_accuracy_in_integers_and_equalization_gives_it_ba
         taking.set_weights([kernel / scale.reshape(-1, 1), bias])
     assert (model.predict(x_test, verbose=0).argmax(axis=1) == y_test).mean() >= in_floats - 0.01
     assert accuracy_in_integers(model, x_test, y_test) < in_floats - 0.2
-    assert accuracy_in_integers(equalize(model), x_test, y_test) > in_floats - 0.02
+    for data in (None, x[:300]):
+        assert accuracy_in_integers(equalize(model, data), x_test, y_test) > in_floats - 0.02

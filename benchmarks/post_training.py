@@ -1,0 +1,180 @@
+"""What post-training quantization's parts bring: calibration, equalization, bias correction, int16.
+
+    python benchmarks/post_training.py --data shared/data
+
+A small convolutional net is trained on Fashion-MNIST in float. It is then quantized in each way, as
+it is and with its channels made uneven: an exact rescaling of channels between layers, which
+changes no output in float, as networks whose batch normalization has uneven factors come. The
+error is that of the file's outputs on the test set, the mean squared difference from the float
+file's as a share of their mean square.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdtflite.evaluation.machine import describe_machine
+from kdtflite.files import write_json, write_text
+from kdtflite.progress import say
+
+RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "post_training.json"
+SAMPLES = 300
+SPREAD = 1.5  # of the logarithms of the channels' factors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of the data set's file")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=RESULT, help="the table goes beside as .md")
+    arguments = parser.parse_args()
+    import kdtflite
+
+    path = "auto" if arguments.data is None else arguments.data / "fashion_mnist.npz"
+    dataset = kdtflite.data.load("fashion_mnist", path=path, seed=0)
+    result: dict[str, Any] = {"machine": describe_machine(), "epochs": arguments.epochs}
+    result["runs"] = []
+    for seed in range(1, arguments.seeds + 1):
+        model = trained(dataset, seed, arguments.epochs)
+        for channels in ("as trained", "uneven"):
+            if channels == "uneven":
+                model = unevened(model, seed)
+            for method, made in methods(model, dataset, seed).items():
+                run = {"seed": seed, "channels": channels, "method": method}
+                run |= measured(made(), model, dataset)
+                say(str(run))
+                result["runs"].append(run)
+                write_json(arguments.json, result, overwrite=True)
+                text = as_markdown(result)
+                write_text(arguments.json.with_suffix(".md"), text, overwrite=True)
+    print(as_markdown(result), end="")
+
+
+def trained(dataset: Any, seed: int, epochs: int) -> Any:
+    """Returns the float model, ending in logits."""
+    import tf_keras as keras
+
+    from kdtflite.models import build_model
+
+    keras.utils.set_random_seed(seed)
+    model = build_model(
+        "depthwise",
+        input_shape=dataset.sample_shape,
+        classes=dataset.classes,
+        widths=[16, 24, 32, 48],
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.004), loss)
+    model.fit(dataset.train.x, dataset.train.y, batch_size=128, epochs=epochs, verbose=0)
+    return model
+
+
+def unevened(model: Any, seed: int) -> Any:
+    """Returns a model that computes the same, each channel between two layers scaled at random."""
+    import tf_keras as keras
+
+    from kdtflite.quantization.chains import find_pairs
+
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    random = np.random.default_rng(seed)
+    for pair in find_pairs(copy)[0]:
+        norm, second = pair.first_norm, pair.second
+        factor = np.exp(random.normal(size=norm.beta.shape) * SPREAD).astype(np.float32)
+        norm.gamma.assign(norm.gamma * factor)
+        norm.beta.assign(norm.beta * factor)
+        depthwise = isinstance(second, keras.layers.DepthwiseConv2D)
+        kernel = second.depthwise_kernel if depthwise else second.kernel
+        kernel.assign(kernel / factor[:, None])
+    return copy
+
+
+def methods(model: Any, dataset: Any, seed: int) -> dict[str, Callable[[], Any]]:
+    """Returns what makes each file."""
+    import kdtflite
+    from kdtflite.quantization import choose_calibration
+
+    random = np.random.default_rng(seed)
+    chosen = np.sort(random.permutation(len(dataset.train))[:SAMPLES])
+    x = dataset.train.x[chosen]
+    validation = (dataset.validation.x[:1000], dataset.validation.y[:1000])
+
+    def quantized(**options: Any) -> Any:
+        student = kdtflite.quantize_post_training(model, x, **options)
+        return kdtflite.convert(student, x, progress=False)
+
+    def mixed(keep: int) -> Any:
+        return kdtflite.mixed_precision(model, x, keep=keep).file
+
+    def best(**options: Any) -> Any:
+        choice = choose_calibration(model, x, validation[0], **options)
+        return kdtflite.convert(choice.student, x, progress=False)
+
+    return {
+        "float": lambda: kdtflite.convert(model, target="float32", progress=False),
+        "the converter's own": lambda: kdtflite.convert(model, x, progress=False),
+        "min-max": quantized,
+        "min-max, bias correction": lambda: quantized(correct_biases=True),
+        "equalization": lambda: quantized(equalize=True),
+        "equalization, bias correction": lambda: quantized(equalize=True, correct_biases=True),
+        "best calibration": best,
+        "best calibration, equalization, bias correction": lambda: best(
+            equalize=True, correct_biases=True
+        ),
+        "mixed: 3 activations in int16": lambda: mixed(3),
+        "mixed: all that help in int16": lambda: mixed(99),
+    }
+
+
+def measured(file: Any, model: Any, dataset: Any) -> dict[str, Any]:
+    """Runs a file over the test split and times it."""
+    import kdtflite
+    from kdtflite.quantization.measures import squared_error
+
+    test = dataset.test
+    outputs = file.predict(test.x)
+    wanted = model.predict(test.x, batch_size=500, verbose=0)
+    speed = kdtflite.benchmark(file, threads=[1], progress=False)
+    return {
+        "accuracy": float((outputs.argmax(axis=1) == test.y).mean()),
+        "error": squared_error([wanted], [outputs]),
+        "bytes": len(file.content),
+        "p50_ms": round(speed.latencies[0].p50, 4),
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """Returns one table for the channels as trained and one for uneven ones."""
+    runs = result["runs"]
+    lines = ["# Post-training quantization, part by part", ""]
+    lines.append(f"`python benchmarks/post_training.py`, on {result['machine']}.")
+    lines.append("Fashion-MNIST, depthwise net of widths 16, 24, 32, 48, trained in float for")
+    lines.append(f"{result['epochs']} epochs; {SAMPLES} samples calibrate. Accuracy in percent and")
+    lines.append("error (mean squared difference of the file's outputs from the float ones, as a")
+    lines.append("share of their mean square) on the test set, means over the seeds.")
+    for channels in dict.fromkeys(run["channels"] for run in runs):
+        lines += ["", f"## Channels {channels}", ""]
+        lines += ["| | accuracy | error | bytes | p50 | seeds |", "|---|---|---|---|---|---|"]
+        here = [run for run in runs if run["channels"] == channels]
+        for method in dict.fromkeys(run["method"] for run in here):
+            same = [run for run in here if run["method"] == method]
+            accuracy, error, size, p50 = (
+                statistics.mean(run[key] for run in same)
+                for key in ("accuracy", "error", "bytes", "p50_ms")
+            )
+            lines.append(
+                f"| {method} | {100 * accuracy:.2f} | {error:.2g} | {size:,.0f} | {p50:.4f} ms "
+                f"| {len(same)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
