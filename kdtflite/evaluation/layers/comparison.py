@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from kdtflite.data.representative import InputSpec, representative
-from kdtflite.errors import ConfigurationError, DataError, ModelFileError, one_line
+from kdtflite.errors import (
+    ConfigurationError,
+    DataError,
+    ModelFileError,
+    UnsupportedModelError,
+    one_line,
+)
 from kdtflite.evaluation.latency import delegated_operators
 from kdtflite.evaluation.layers.labels import Labels, WithoutTensor
 from kdtflite.evaluation.layers.matching import FileValue, Match, inputs_by_name, match
@@ -98,12 +104,19 @@ def compare_tensors(
 
     Raises:
         ConfigurationError: `samples` below 1.
+        UnsupportedModelError: `rounding` is asked of a float model.
         DataError: Samples that do not fit, or a layer's output that is NaN or infinite.
         ShapeMismatchError: The file was not converted from this model.
     """
     if samples < 1:
         raise ConfigurationError(f"Expected samples from 1 up. Received: {samples}.")
     keras_model, file = in_float32(as_tf_keras(model)), as_lite_model(lite)
+    if rounding and not is_aware(keras_model):
+        raise UnsupportedModelError(
+            f"Expected a quantization-aware model, made by kdtflite.quantize_aware. Received: "
+            f"{keras_model.name!r}, a float model, which the file cannot equal. Ask "
+            "kdtflite.layer_errors how far the file is from it."
+        )
     shapes = input_shapes(keras_model)
     specs = [
         InputSpec(name, shape[1:], tensor.dtype.name)
