@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tf_keras as keras
 
 from kdtflite.data.representative import InputSpec, representative
 from kdtflite.errors import (
@@ -21,7 +21,7 @@ from kdtflite.errors import (
 from kdtflite.evaluation.latency import delegated_operators
 from kdtflite.evaluation.layers.labels import Labels, WithoutTensor
 from kdtflite.evaluation.layers.matching import FileValue, Match, inputs_by_name, match
-from kdtflite.evaluation.layers.names import is_aware
+from kdtflite.evaluation.layers.origins import user_names
 from kdtflite.evaluation.layers.tally import Grid, Tally
 from kdtflite.evaluation.layers.trace import Trace, traced
 from kdtflite.evaluation.models import as_lite_model
@@ -31,6 +31,7 @@ from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.float32 import in_float32
 from kdtflite.models.inspect import input_shapes
 from kdtflite.progress import say, track
+from kdtflite.quantization.strip import is_quantization_aware, strip
 
 __all__ = ["Compared", "Comparison", "compare_tensors"]
 
@@ -111,12 +112,17 @@ def compare_tensors(
     if samples < 1:
         raise ConfigurationError(f"Expected samples from 1 up. Received: {samples}.")
     keras_model, file = in_float32(as_tf_keras(model)), as_lite_model(lite)
-    if rounding and not is_aware(keras_model):
+    _refuse_foreign(keras_model)
+    aware = is_quantization_aware(keras_model)
+    known_as = user_names(keras_model)
+    if rounding and not aware:
         raise UnsupportedModelError(
             f"Expected a quantization-aware model, made by kdtflite.quantize_aware. Received: "
             f"{keras_model.name!r}, a float model, which the file cannot equal. Ask "
             "kdtflite.layer_errors how far the file is from it."
         )
+    if aware and not rounding:
+        keras_model = strip(keras_model)
     shapes = input_shapes(keras_model)
     specs = [
         InputSpec(name, shape[1:], tensor.dtype.name)
@@ -126,12 +132,10 @@ def compare_tensors(
     tables: list[_Table] = []
 
     def choose(trace: Trace) -> list[str]:
-        tables.append(_Table(trace, file, steps=rounding))
+        tables.append(_Table(trace, file, known_as, steps=rounding))
         return tables[0].wanted
 
-    quiet = rounding or not is_aware(keras_model)
-    with contextlib.nullcontext() if quiet else _without_rounding():
-        compute = traced(keras_model, choose)
+    compute = traced(keras_model, choose)
     (table,) = tables
     renamed = {table.inputs[name].name: value for name, value in given.samples.items()}
     for problem in scaling_problems(file.inputs, renamed):
@@ -144,21 +148,24 @@ def compare_tensors(
     return Comparison(chosen, table.labels.without_tensor(), len(given), runner.kernels)
 
 
-@contextlib.contextmanager
-def _without_rounding() -> Iterator[None]:
-    # Imports TFMOT, which a float model does not need.
-    from kdtflite.quantization.ranges import rounding_off
-
-    with rounding_off():
-        yield
+def _refuse_foreign(model: keras.Model) -> None:
+    for layer in model._flatten_layers(include_self=False):
+        if hasattr(layer, "quantize_config"):
+            raise UnsupportedModelError(
+                f"Expected a float model, or one from kdtflite.quantize_aware. Received: "
+                f"{model.name!r}, whose layer {layer.name!r} TFMOT fake-quantizes. Pass the float "
+                "model that it was made of."
+            )
 
 
 class _Table:
     """The tensors that two models have in common, and what is counted of each candidate."""
 
-    def __init__(self, trace: Trace, lite: LiteModel, *, steps: bool) -> None:
+    def __init__(
+        self, trace: Trace, lite: LiteModel, known_as: Mapping[str, str], *, steps: bool
+    ) -> None:
         self.inputs = inputs_by_name(trace, lite)
-        self.labels = Labels(trace)
+        self.labels = Labels(trace, known_as)
         self._rows = [
             _Row(value, pairs, _tallies(value, pairs, steps))
             for pairs in match(trace, lite)

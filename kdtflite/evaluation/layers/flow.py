@@ -40,7 +40,8 @@ class Flow:
         self._kinds: dict[int, set[str]] = {}
         for operation in trace.graph.get_operations():
             unit = trace.operations.get(operation.name)
-            if unit is not None:
+            # What rounds weights (a transposition, a maximum) is no part of the operator.
+            if unit is not None and operation.name in trace.computed:
                 self._kinds.setdefault(id(unit), set()).add(operation.type)
         self.order = {op.name: place for place, op in enumerate(trace.graph.get_operations())}
 

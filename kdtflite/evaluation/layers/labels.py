@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdtflite.evaluation.layers.names import layer_kind, layer_name
 from kdtflite.evaluation.layers.trace import Call, Trace
 
 __all__ = ["Labels", "WithoutTensor"]
-
-# What TFMOT fake-quantizes an input with: a part of the input rather than a layer.
-_OF_INPUT = "QuantizeLayer"
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,12 @@ class Labels:
 
     Args:
         trace: The model.
+        known_as: What the user calls the layers, by name, where that is something else.
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, known_as: Mapping[str, str]) -> None:
         self._trace = trace
+        self._known_as = known_as
         self._calls = Counter(call.path for call in trace.units)
         self._inputs = {tensor: name for name, tensor in trace.inputs.items()}
         self._found: set[str] = set()
@@ -55,21 +54,19 @@ class Labels:
         call = self._trace.made_by(tensor)
         if call is None:
             return tensor
-        if self._is_of_input(call):
-            return self.label(call.inputs[0])
         return self._label_of(call)
 
     def kind(self, tensor: str) -> str:
         """Returns the class of that layer."""
         call = self._trace.made_by(tensor)
-        if call is None or self._is_of_input(call):
+        if call is None or tensor in self._inputs:
             return "InputLayer"
         return layer_kind(call.layer)
 
     def is_output(self, tensor: str) -> bool:
         """Whether a tensor is what its layer gives, rather than something inside the layer."""
         call = self._trace.made_by(tensor)
-        return call is None or tensor in call.outputs
+        return call is None or tensor in self._inputs or tensor in call.outputs
 
     def note(self, candidates: Sequence[str], chosen: int) -> None:
         """Takes down which candidate a tensor of the file is."""
@@ -92,12 +89,18 @@ class Labels:
         return tuple(label for label in labels if label != last)
 
     def without_tensor(self) -> tuple[WithoutTensor, ...]:
-        """Returns the layers of which no tensor was found, in the order of the model."""
-        return tuple(
-            WithoutTensor(self._label_of(call), layer_kind(call.layer), self._why(call))
+        """Returns the layers of which no tensor was found, in the order of the model.
+
+        Of one that was taken apart it is enough that a part of that name was found.
+        """
+        found = {self.label(tensor) for tensor in self._found}
+        missing = {
+            label: WithoutTensor(label, layer_kind(call.layer), self._why(call))
             for call in self._trace.units
-            if call.outputs and not self._is_of_input(call) and self._is_missing(call)
-        )
+            if call.outputs and self._is_missing(call)
+            if (label := self._label_of(call)) not in found
+        }
+        return tuple(missing.values())
 
     def _is_missing(self, call: Call) -> bool:
         return self._passes_on(call) or not set(call.outputs) <= self._found
@@ -115,9 +118,7 @@ class Labels:
     def _passes_on(self, call: Call) -> bool:
         return set(call.outputs) <= set(call.inputs)
 
-    def _is_of_input(self, call: Call) -> bool:
-        return layer_kind(call.layer) == _OF_INPUT and bool(call.inputs)
-
     def _label_of(self, call: Call) -> str:
         name = layer_name(call.path)
+        name = self._known_as.get(name, name)
         return f"{name} (call {call.number + 1})" if self._calls[call.path] > 1 else name

@@ -9,6 +9,7 @@ nor the activation fused into it. So a name is where a search begins, not its en
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 import tf_keras as keras
 
 from kdtflite.evaluation.layers.trace import Call, Trace
+from kdtflite.quantization.layers import FakeQuantized
+from kdtflite.quantization.wrapping import PREFIX
 
-__all__ = ["Named", "Names", "is_aware", "layer_kind", "layer_name"]
-
-_WRAPPED = "quant_"
+__all__ = ["Named", "Names", "layer_kind", "layer_name"]
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,13 @@ def layer_name(path: str) -> str:
 
     "quant_conv" was "conv"; for a path, "backbone/quant_conv", each of its names.
     """
-    return "/".join(part.removeprefix(_WRAPPED) for part in path.split("/"))
+    return "/".join(part.removeprefix(PREFIX) for part in path.split("/"))
 
 
 def layer_kind(layer: keras.layers.Layer) -> str:
     """Returns the class of a layer, inside the wrapper of `quantize_aware`."""
-    inner = layer.layer if _is_wrapper(layer) else layer
+    inner = layer.layer if isinstance(layer, FakeQuantized) else layer
     return type(inner).__name__
-
-
-def is_aware(model: keras.Model) -> bool:
-    """Whether `quantize_aware` made the model."""
-    return any(map(_is_wrapper, model._flatten_layers(include_self=False)))
-
-
-def _is_wrapper(layer: keras.layers.Layer) -> bool:
-    return layer.name.startswith(_WRAPPED) and hasattr(layer, "layer")
 
 
 class Names:
@@ -81,6 +73,12 @@ class Names:
                 self._operations.setdefault(key, (operation, call))
         for call in trace.units:
             self._layers.setdefault(_plain(call.path), []).append(call)
+        # A nested model that was opened leaves its layers' own names alone.
+        inner = Counter(_plain(call.layer.name) for call in trace.units)
+        for call in trace.units:
+            name = _plain(call.layer.name)
+            if inner[name] == 1:
+                self._layers.setdefault(name, [call])
 
     def find(self, tensor_name: str) -> list[Named]:
         """Returns what each of the paths in a tensor's name leads to, in their order."""

@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from kdtflite.quantization.layers import FakeQuantize
+
 __all__ = ["Call", "Trace", "traced"]
 
 _lock = threading.Lock()
@@ -57,7 +59,8 @@ class Trace:
     """What one pass through a model computes.
 
     A tensor that is another one unchanged (the output of Dropout outside training) goes by the
-    other's name.
+    other's name. What a layer gives, or the model takes, is fake-quantized where a FakeQuantize
+    follows it, which is no unit of its own.
 
     Attributes:
         units: The calls to show, in the order in which they end.
@@ -113,13 +116,15 @@ def traced(
         graph = tf.compat.v1.get_default_graph()
         calls: list[Call] = []
         made: dict[str, Call] = {}
-        with _recorded(graph, calls, made):
+        rounded: dict[str, str] = {}
+        with _recorded(graph, calls, made, rounded):
             outputs = model(tf.nest.pack_sequence_as(structure, given), training=False)
+        taken = [rounded.get(name, name) for name in map(_known_as, given)]
         wanted[:] = choose(
             Trace(
                 units=[call for call in calls if call.unit is call],
                 operations={name: unit for name, call in made.items() if (unit := call.unit)},
-                inputs=dict(zip(names, map(_known_as, given), strict=True)),
+                inputs=dict(zip(names, taken, strict=True)),
                 outputs=dict(
                     zip(model.output_names, map(_known_as, tf.nest.flatten(outputs)), strict=True)
                 ),
@@ -147,8 +152,10 @@ def _argument(number: int) -> str:
 
 
 @contextmanager
-def _recorded(graph: Any, calls: list[Call], made: dict[str, Call]) -> Iterator[None]:
-    """Notes every call of a layer, and which operations of `graph` it makes."""
+def _recorded(
+    graph: Any, calls: list[Call], made: dict[str, Call], rounded: dict[str, str]
+) -> Iterator[None]:
+    """Notes every call of a layer, which operations of `graph` it makes, and what is rounded."""
     original = keras.layers.Layer.__call__
     open_calls: list[Call] = []
     numbers: dict[str, int] = {}
@@ -165,8 +172,16 @@ def _recorded(graph: Any, calls: list[Call], made: dict[str, Call]) -> Iterator[
             outputs = original(layer, *args, **kwargs)
         finally:
             open_calls.pop()
+        if isinstance(layer, FakeQuantize):
+            # It belongs to the layer whose output it rounds.
+            (given,), (kept,) = _tensors(graph, args), _tensors(graph, outputs)
+            rounded[given] = kept
+            call = made.get(given.partition(":")[0], call)
+            _replace_output(call, given, kept)
         for operation in graph.get_operations()[before:]:
             made.setdefault(operation.name, call)
+        if isinstance(layer, FakeQuantize):
+            return outputs
         call.inputs = tuple(_tensors(graph, (args, kwargs)))
         call.outputs = tuple(_tensors(graph, outputs))
         if parent is not None:
@@ -176,6 +191,12 @@ def _recorded(graph: Any, calls: list[Call], made: dict[str, Call]) -> Iterator[
     # A class-wide patch: calls in other threads would be noted too.
     with _lock, mock.patch.object(keras.layers.Layer, "__call__", noted):
         yield
+
+
+def _replace_output(call: Call | None, old: str, new: str) -> None:
+    while call is not None:
+        call.outputs = tuple(new if name == old else name for name in call.outputs)
+        call = call.parent
 
 
 def _tensors(graph: Any, structure: Any) -> Iterator[str]:
