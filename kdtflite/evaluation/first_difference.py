@@ -75,7 +75,8 @@ class TensorDifference:
         inside = "" if self.is_output else "inside "
         where = f" at index {list(self.index)}" if self.index else ""
         return (
-            f"{inside}{self.layer}, tensor {self.tensor!r}: {abs(self.steps)} "
+            # The file strings together the names of all that is fused.
+            f"{inside}{self.layer}, tensor {self.tensor.partition(';')[0]!r}: {abs(self.steps)} "
             f"step{'' if abs(self.steps) == 1 else 's'} of {self.scale:.4g} in sample "
             f"{self.sample}{where}: {self.keras:.6g} in the Keras model, {self.file:.6g} in the "
             f"file; {1 - self.equal:.2%} of the elements differ"

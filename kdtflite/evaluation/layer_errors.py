@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,9 @@ class LayerError:
         zero_point: Code of 0.0, or None.
         sqnr: Signal to quantization noise ratio, 10 log10(Σx² / Σ(x - x̂)²), in dB: 6 dB are a
             bit. Infinite where there is no error.
+        fall: By how many dB the SQNR lies below the lowest of the tensors that it is computed
+            from: what this layer loses by itself. Negative where errors average out; None for an
+            input, or where one of the two has no error.
         cosine: Cosine similarity of x and x̂.
         mse: Mean of (x - x̂)².
         largest: Largest |x - x̂|.
@@ -62,6 +66,7 @@ class LayerError:
     scale: float | None
     zero_point: int | None
     sqnr: float
+    fall: float | None
     cosine: float
     mse: float
     largest: float
@@ -99,6 +104,12 @@ class LayerErrors:
         """The tensor with the lowest SQNR."""
         return min(self.layers, key=lambda layer: layer.sqnr)
 
+    @property
+    def steepest(self) -> LayerError | None:
+        """The tensor whose SQNR falls the most below those it is computed from."""
+        falling = [layer for layer in self.layers if layer.fall is not None]
+        return max(falling, key=lambda layer: layer.fall or 0.0, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as plain values for JSON."""
         return {
@@ -117,7 +128,7 @@ class LayerErrors:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("layer", max_width=40, overflow="fold")
         table.add_column("operator", no_wrap=True)
-        for column in ("SQNR dB", "cosine", "MSE", "max steps", "saturated", "clipped", "range"):
+        for column in ("SQNR dB", "fall", "cosine", "MSE", "max steps", "saturated", "clipped", "range"):
             table.add_column(column, justify="right", no_wrap=True)
         for layer in self.layers:
             table.add_row(
@@ -125,6 +136,7 @@ class LayerErrors:
                 Text(layer.layer, style="bold" if layer is self.worst else ""),
                 layer.operator or "input",
                 f"{layer.sqnr:.1f}",
+                "" if layer.fall is None else f"{layer.fall:.1f}",
                 f"{layer.cosine:.5f}",
                 f"{layer.mse:.2e}",
                 "" if layer.largest_steps is None else f"{layer.largest_steps:.1f}",
@@ -139,6 +151,10 @@ class LayerErrors:
             f"{len(self.layers)} tensors of the file compared on {self.samples:,} samples, run "
             f"with the {self.kernels} kernels. Lowest SQNR: {worst.layer}, {worst.sqnr:.1f} dB."
         ]
+        if (steepest := self.steepest) is not None and steepest.fall is not None:
+            lines.append(
+                f"Steepest fall: {steepest.layer}, {steepest.fall:.1f} dB below what it takes."
+            )
         reasons: dict[str, list[str]] = {}
         for layer in self.without_tensor:
             why = "fused into another" if layer.why.startswith("fused into") else layer.why
@@ -201,7 +217,7 @@ def layer_errors(
     The file runs with all its tensors kept, the Keras model in float32; of a quantization-aware
     model the fake quantization is left out, so that what is measured is what all rounding costs,
     weights and activations, up to each layer. The signal to quantization noise ratio (SQNR) falls
-    by 6 dB for every bit that is lost; where it drops and does not recover, the accuracy goes.
+    by 6 dB for every bit that is lost; where it falls and does not recover, the accuracy goes.
 
     A tensor of the file is matched with a layer by its name, the order of computation and its
     shape. The converter fuses layers (convolution, batch normalization, activation): such a
@@ -231,16 +247,18 @@ def layer_errors(
     comparison = compare_tensors(
         model, lite, data, rounding=False, samples=samples, xnnpack=xnnpack, progress=progress
     )
+    sqnr = {each.value.tensor.index: each.tally.sqnr for each in comparison.tensors}
     return LayerErrors(
-        layers=tuple(_error(each) for each in comparison.tensors if each.is_output),
+        layers=tuple(_error(each, sqnr) for each in comparison.tensors if each.is_output),
         without_tensor=comparison.without_tensor,
         samples=comparison.samples,
         kernels=comparison.kernels,
     )
 
 
-def _error(compared: Compared) -> LayerError:
+def _error(compared: Compared, sqnr: Mapping[int, float]) -> LayerError:
     tally, tensor = compared.tally, compared.value.tensor
+    fall = min((sqnr[index] for index in compared.takes), default=math.inf) - tally.sqnr
     return LayerError(
         layer=compared.layer,
         kind=compared.kind,
@@ -252,6 +270,7 @@ def _error(compared: Compared) -> LayerError:
         scale=tally.grid.scale if tally.grid else None,
         zero_point=tally.grid.zero_point if tally.grid else None,
         sqnr=tally.sqnr,
+        fall=fall if math.isfinite(fall) else None,
         cosine=tally.cosine,
         mse=tally.mse,
         largest=tally.largest,

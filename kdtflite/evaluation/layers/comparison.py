@@ -55,6 +55,8 @@ class Compared:
         is_output: Whether it is what the layer gives, rather than something inside it.
         value: The file's tensor.
         tally: How the two differ.
+        takes: Indices of the file's tensors that it is computed from, the nearest ones of those
+            that were compared.
     """
 
     layer: str
@@ -63,6 +65,7 @@ class Compared:
     is_output: bool
     value: FileValue
     tally: Tally
+    takes: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ class _Table:
     def __init__(
         self, trace: Trace, lite: LiteModel, known_as: Mapping[str, str], *, steps: bool
     ) -> None:
+        self._lite = lite
         self.inputs = inputs_by_name(trace, lite)
         self.labels = Labels(trace, known_as)
         self._rows = [
@@ -197,6 +201,7 @@ class _Table:
         rows = [(row, place) for row in self._rows if (place := row.best()) is not None]
         for row, place in rows:
             self.labels.note(*row.chain(place))
+        takes = _nearest(self._lite, {row.value.tensor.index for row, _ in rows})
         return tuple(
             Compared(
                 layer=self.labels.label(name := list(row.tallies)[place]),
@@ -205,6 +210,7 @@ class _Table:
                 is_output=self.labels.is_output(name),
                 value=row.value,
                 tally=row.tallies[name],
+                takes=takes.get(row.value.tensor.index, frozenset()),
             )
             for row, place in sorted(rows, key=lambda each: each[0].value.place)
         )
@@ -229,6 +235,22 @@ class _Row:
         """Returns all that may be fused, and where among it a candidate is."""
         before = self.match.before
         return (*before, *self.tallies), len(before) + place
+
+
+def _nearest(lite: LiteModel, known: set[int]) -> dict[int, frozenset[int]]:
+    """Returns which of the known tensors of a file each tensor is computed from, past all else."""
+    found: dict[int, frozenset[int]] = {}
+    for operator in lite.operators:
+        if operator.subgraph != 0:
+            continue
+        before = frozenset[int]().union(
+            *(
+                {index} if index in known else found.get(index, frozenset())
+                for index in operator.inputs
+            )
+        )
+        found.update(dict.fromkeys(operator.outputs, before))
+    return found
 
 
 def _alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
