@@ -46,7 +46,7 @@ class LayerError:
             bit. Infinite where there is no error.
         fall: By how many dB the SQNR lies below the lowest of the tensors that it is computed
             from: what this layer loses by itself. Negative where errors average out; None for an
-            input, or where one of the two has no error.
+            input, or where what it takes has no error.
         cosine: Cosine similarity of x and x̂.
         mse: Mean of (x - x̂)².
         largest: Largest |x - x̂|.
@@ -76,10 +76,12 @@ class LayerError:
     range_used: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values for JSON; an infinite `sqnr` is None."""
+        """Returns everything as plain values for JSON; an infinite `sqnr` or `fall` is None."""
         values = asdict(self)
         values["fused"], values["shape"] = list(self.fused), list(self.shape)
-        values["sqnr"] = self.sqnr if math.isfinite(self.sqnr) else None
+        for name in ("sqnr", "fall"):
+            if values[name] is not None and not math.isfinite(values[name]):
+                values[name] = None
         return values
 
 
@@ -258,7 +260,7 @@ def layer_errors(
 
 def _error(compared: Compared, sqnr: Mapping[int, float]) -> LayerError:
     tally, tensor = compared.tally, compared.value.tensor
-    fall = min((sqnr[index] for index in compared.takes), default=math.inf) - tally.sqnr
+    taken = min((sqnr[index] for index in compared.takes), default=math.inf)
     return LayerError(
         layer=compared.layer,
         kind=compared.kind,
@@ -270,7 +272,7 @@ def _error(compared: Compared, sqnr: Mapping[int, float]) -> LayerError:
         scale=tally.grid.scale if tally.grid else None,
         zero_point=tally.grid.zero_point if tally.grid else None,
         sqnr=tally.sqnr,
-        fall=fall if math.isfinite(fall) else None,
+        fall=taken - tally.sqnr if math.isfinite(taken) else None,
         cosine=tally.cosine,
         mse=tally.mse,
         largest=tally.largest,

@@ -187,7 +187,8 @@ def test_of_many_layers_the_lowest_are_named():
     layers = [(f"layer_{i}", 60.0 - (i % 50)) for i in range(99)] + [("exact", math.inf)]
     legend = draw_sqnr(layers).get_legend()
     named = [text.get_text() for text in legend.get_texts()]
-    assert named[0] == "layer_46, 14.0 dB"
+    # Of 45 and 95, both at 15 dB, the first.
+    assert named[0] == "layer_45, 15.0 dB"
     assert "layer_49, 11.0 dB" in named
     assert len(named) == 8
 
@@ -219,7 +220,23 @@ def test_weights_that_are_not_finite_are_named_by_their_layer(trained, aware_fil
 
     broken = keras.models.clone_model(trained)
     broken.set_weights(trained.get_weights())
-    layer = broken.get_layer("depthwise")
+    # Not before a ReLU: fused into a convolution, TensorFlow's makes zeros of NaN.
+    layer = broken.get_layer("logits")
     layer.set_weights([weight * np.nan for weight in layer.get_weights()])
-    with pytest.raises(DataError, match="depthwise"):
+    with pytest.raises(DataError, match="Layer logits: .*NaN or infinity"):
         measured(broken, aware_file, samples)
+
+
+def test_a_layer_that_gives_nothing_but_error_has_fallen_without_end(
+    trained, aware_file, samples
+):
+    import tf_keras as keras
+
+    silent = keras.models.clone_model(trained)
+    silent.set_weights(trained.get_weights())
+    layer = silent.get_layer("depthwise")
+    layer.set_weights([weight * 0 for weight in layer.get_weights()])
+    found = measured(silent, aware_file, samples)
+    assert (found.worst.layer, found.worst.sqnr, found.worst.cosine) == ("depthwise", -math.inf, 0)
+    assert (found.steepest.layer, found.steepest.fall) == ("depthwise", math.inf)
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["layers"][2]["fall"] is None
