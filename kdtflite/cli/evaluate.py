@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdtflite.cli.pictures import check_picture
 from kdtflite.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Measures accuracy, precision, recall, F1, the confusion matrix and log loss of a file."""
-    if plot is not None:
-        _check_plot(plot, force=force)
+    check_picture(plot, force=force)
     from kdtflite.cli.samples import expected_by, read_samples
     from kdtflite.cli.trial import load_tried
     from kdtflite.evaluation import evaluate
@@ -82,14 +82,6 @@ def command(
     typer.echo(str(result))
     if plot is not None:
         typer.echo(f"Confusion matrix: {plot}")
-
-
-def _check_plot(path: Path, *, force: bool) -> None:
-    from kdtflite.errors import choose
-    from kdtflite.files import refuse_existing
-
-    choose(path.suffix.lower(), (".pdf", ".png", ".svg"), what="kind of picture")
-    refuse_existing(path, overwrite=force, option="--force")
 
 
 def _plot(result: Evaluation, path: Path, *, force: bool) -> None:
