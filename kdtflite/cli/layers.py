@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from kdtflite.cli.pictures import check_picture
 from kdtflite.errors import ConfigurationError
+from kdtflite.pictures import check_picture
 
 __all__ = ["EPILOG", "NAME", "command"]
 
@@ -76,7 +76,8 @@ def command(
             "Expected --plot or --steps: the picture is of the errors, which --steps does not "
             "measure. Received: both. Call twice."
         )
-    check_picture(plot, force=force)
+    if plot is not None:
+        check_picture(plot, overwrite=force, option="--force")
     from kdtflite.cli.samples import expected_by, read_samples
     from kdtflite.cli.trial import load_tried
     from kdtflite.models.model_files import open_model_file

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["LayerError", "LayerErrors", "layer_errors"]
 
 _WIDTH = 120
-_FORMATS = (".pdf", ".png", ".svg")
 _LISTED = 6
 
 
@@ -130,7 +129,8 @@ class LayerErrors:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("layer", max_width=40, overflow="fold")
         table.add_column("operator", no_wrap=True)
-        for column in ("SQNR dB", "fall", "cosine", "MSE", "max steps", "saturated", "clipped", "range"):
+        measures = ("SQNR dB", "fall", "cosine", "MSE", "max steps")
+        for column in (*measures, "saturated", "clipped", "range"):
             table.add_column(column, justify="right", no_wrap=True)
         for layer in self.layers:
             table.add_row(
@@ -189,20 +189,9 @@ class LayerErrors:
             ConfigurationError: The path has another ending.
             OutputExistsError: It exists and `overwrite` is False.
         """
-        import io
+        from kdtflite.pictures import save_picture
 
-        from matplotlib.figure import Figure
-
-        from kdtflite.errors import choose
-        from kdtflite.files import refuse_existing, write_bytes
-
-        path = refuse_existing(path, overwrite=overwrite, option="overwrite=True")
-        ending = choose(path.suffix.lower(), _FORMATS, what="kind of picture")
-        figure = self.draw().figure
-        assert isinstance(figure, Figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=ending.removeprefix("."), dpi=150)
-        return write_bytes(path, buffer.getvalue(), overwrite=overwrite)
+        return save_picture(self.draw(), path, overwrite=overwrite)
 
 
 def layer_errors(

@@ -46,9 +46,7 @@ def test_every_layer_has_a_row_or_is_accounted_for(errors):
     assert errors.kernels == "XNNPACK"
 
 
-def test_values_are_those_of_numpy_on_the_files_own_outputs(
-    errors, trained, aware_file, samples
-):
+def test_values_are_those_of_numpy_on_the_files_own_outputs(errors, trained, aware_file, samples):
     last = rows(errors)["logits"]
     x = trained.predict(samples, verbose=0).astype(np.float64)
     error = x - aware_file.predict(samples).astype(np.float64)
@@ -223,13 +221,11 @@ def test_weights_that_are_not_finite_are_named_by_their_layer(trained, aware_fil
     # Not before a ReLU: fused into a convolution, TensorFlow's makes zeros of NaN.
     layer = broken.get_layer("logits")
     layer.set_weights([weight * np.nan for weight in layer.get_weights()])
-    with pytest.raises(DataError, match="Layer logits: .*NaN or infinity"):
+    with pytest.raises(DataError, match=r"Layer logits: .*NaN or infinity"):
         measured(broken, aware_file, samples)
 
 
-def test_a_layer_that_gives_nothing_but_error_has_fallen_without_end(
-    trained, aware_file, samples
-):
+def test_a_layer_that_gives_nothing_but_error_has_fallen_without_end(trained, aware_file, samples):
     import tf_keras as keras
 
     silent = keras.models.clone_model(trained)

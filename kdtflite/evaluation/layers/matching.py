@@ -138,9 +138,7 @@ def _groups(lite: LiteModel) -> list[tuple[FileValue, ...]]:
     return [tuple(group) for group in groups]
 
 
-def _ends(
-    groups: list[tuple[FileValue, ...]], trace: Trace, lite: LiteModel
-) -> dict[int, _Anchor]:
+def _ends(groups: list[tuple[FileValue, ...]], trace: Trace, lite: LiteModel) -> dict[int, _Anchor]:
     """Returns what the file takes and gives, which are known without searching."""
     anchors: dict[int, _Anchor] = {}
     outputs = _paired(lite.outputs, trace.outputs, trace)
@@ -203,7 +201,8 @@ def _anchor(group: tuple[FileValue, ...], names: Names, flow: Flow) -> _Anchor |
     if not found:
         return None
     # max() takes the first of equals, and a dict keeps its order.
-    _, _, given, last = max(max(found.values(), key=len), key=lambda each: each[:2])
+    most = max(found.values(), key=lambda fused: len(fused))
+    _, _, given, last = max(most, key=lambda each: each[:2])
     inner = last.tensor if last.tensor != given else None
     return _Anchor(given, _SURE if last.sure else _WEAK, inner)
 

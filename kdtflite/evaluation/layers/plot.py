@@ -62,6 +62,7 @@ def draw_sqnr(layers: Sequence[tuple[str, float]], ax: Axes | None = None) -> Ax
     else:
         _name_lowest(ax, layers, values, lowest)
         ax.set_xlim(0, len(layers) + 1)
+        ax.margins(y=0.12)  # for the numbers below the lowest
         ax.set_xlabel("Layer, in execution order")
         ax.set_ylabel("SQNR in dB (higher is better)")
     return ax

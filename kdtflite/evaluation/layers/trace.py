@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -96,7 +96,7 @@ class Trace:
 
 
 def traced(
-    model: keras.Model, choose: Callable[[Trace], Iterator[str] | set[str]]
+    model: keras.Model, choose: Callable[[Trace], Iterable[str]]
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     """Traces a model at `training=False` and returns a function that computes some of its tensors.
 
