@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerError", "LayerErrors", "layer_errors"]
 
-_WIDTH = 120
+_WIDTH = 140
 _LISTED = 6
 
 

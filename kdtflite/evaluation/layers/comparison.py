@@ -21,7 +21,6 @@ from kdtflite.errors import (
 from kdtflite.evaluation.latency import delegated_operators
 from kdtflite.evaluation.layers.labels import Labels, WithoutTensor
 from kdtflite.evaluation.layers.matching import FileValue, Match, inputs_by_name, match
-from kdtflite.evaluation.layers.origins import user_names
 from kdtflite.evaluation.layers.tally import Grid, Tally
 from kdtflite.evaluation.layers.trace import Trace, traced
 from kdtflite.evaluation.models import as_lite_model
@@ -31,6 +30,7 @@ from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.float32 import in_float32
 from kdtflite.models.inspect import input_shapes
 from kdtflite.progress import say, track
+from kdtflite.quantization.naming import user_names
 from kdtflite.quantization.strip import is_quantization_aware, strip
 
 __all__ = ["Compared", "Comparison", "compare_tensors"]

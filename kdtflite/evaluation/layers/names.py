@@ -63,6 +63,7 @@ class Names:
     """
 
     def __init__(self, trace: Trace) -> None:
+        self._rounded = trace.rounded
         self._operations: dict[str, tuple[Any, Call]] = {}
         self._layers: dict[str, list[Call]] = {}
         for operation in trace.graph.get_operations():
@@ -95,8 +96,9 @@ class Names:
                 if key in self._operations:
                     operation, call = self._operations[key]
                     which = int(number) if number.isdigit() else 0
-                    made = operation.outputs[min(which, len(operation.outputs) - 1)]
-                    return Named(call, str(made.name), sure=True)
+                    made = str(operation.outputs[min(which, len(operation.outputs) - 1)].name)
+                    # The file has no tensor that is not rounded yet.
+                    return Named(call, self._rounded.get(made, made), sure=True)
         for candidate in (inside, path):
             if named := self._find_layer(candidate):
                 return named

@@ -67,6 +67,7 @@ class Trace:
         operations: By the name of each operation of the graph, the unit that it belongs to.
         inputs: By the name of each input of the model, its tensor.
         outputs: By the name of each output of the model, its tensor.
+        rounded: By the name of each tensor that is fake-quantized, the one that it becomes.
         graph: The graph.
     """
 
@@ -74,6 +75,7 @@ class Trace:
     operations: dict[str, Call]
     inputs: dict[str, str]
     outputs: dict[str, str]
+    rounded: dict[str, str]
     graph: Any = field(repr=False)
 
     @cached_property
@@ -128,6 +130,7 @@ def traced(
                 outputs=dict(
                     zip(model.output_names, map(_known_as, tf.nest.flatten(outputs)), strict=True)
                 ),
+                rounded=rounded,
                 graph=graph,
             )
         )
