@@ -124,11 +124,14 @@ def _groups(lite: LiteModel) -> list[tuple[FileValue, ...]]:
     tensors = {tensor.index: tensor for tensor in lite.tensors if tensor.subgraph == 0}
     groups = [[FileValue(tensors[spec.index], "", -1)] for spec in lite.inputs]
     member = {spec.index: group for spec, group in zip(lite.inputs, groups, strict=True)}
+    # What nothing takes (a part of a SPLIT) gets no memory.
+    used = {spec.index for spec in lite.outputs}
+    used.update(index for operator in lite.operators for index in operator.inputs)
     for operator in lite.operators:
         if operator.subgraph != 0:
             continue  # the body of a loop
         copied = member.get(operator.inputs[0]) if operator.name in _COPYING else None
-        for index in operator.outputs:
+        for index in (index for index in operator.outputs if index in used):
             group = copied
             if group is None:
                 group = []
