@@ -107,6 +107,25 @@ def test_a_float_file_has_hardly_an_error(student, float_file, samples):
     assert found.to_dict()["layers"][0]["sqnr"] is None
 
 
+def test_the_outputs_of_one_operator_are_told_apart(convert_plainly):
+    import tensorflow as tf
+    import tf_keras as keras
+
+    inputs = keras.Input((3, 6), name="wave")
+    first, _, last = tf.unstack(inputs, axis=1)
+    # The second of three parts is not used, and has no memory in the file.
+    left, _, right = tf.split(last, 3, axis=-1)
+    x = keras.layers.Multiply(name="times")([left, right])
+    x = keras.layers.Concatenate(name="join")([x, first])
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(x), name="parts")
+    x = np.random.default_rng(0).normal(size=(20, 3, 6)).astype(np.float32)
+    found = measured(model, convert_plainly(model), x)
+    assert found.worst.sqnr > 100
+    operators = [layer.operator for layer in found.layers]
+    assert operators.count("UNPACK") == 2
+    assert len([name for name in operators if name.startswith("SPLIT")]) == 2
+
+
 def test_layers_taken_apart_go_by_the_users_names(sequence_student):
     aware, lite, samples, model = sequence_student
     found = rows(measured(aware, lite, samples))
@@ -206,6 +225,8 @@ def test_what_cannot_be_compared_is_refused(aware, trained, aware_file, samples,
         measured(aware, aware_file, samples * np.nan)
     with pytest.raises(UnsupportedModelError, match="Expected a LiteModel"):
         measured(aware, trained, samples)
+    with pytest.raises(UnsupportedModelError, match="Expected a Keras model"):
+        measured(aware_file, aware, samples)
     import tf_keras as keras
 
     other = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten()])

@@ -91,14 +91,17 @@ class Labels:
     def without_tensor(self) -> tuple[WithoutTensor, ...]:
         """Returns the layers of which no tensor was found, in the order of the model.
 
-        Of one that was taken apart it is enough that a part of that name was found.
+        Of one that was taken apart it is enough that a part of that name was found; where that
+        part only passes on what another gives, that the other was.
         """
         found = {self.label(tensor) for tensor in self._found}
+        taken_apart = {label.partition(" (")[0] for label in found}
         missing = {
             label: WithoutTensor(label, layer_kind(call.layer), self._why(call))
             for call in self._trace.units
             if call.outputs and self._is_missing(call)
             if (label := self._label_of(call)) not in found
+            and not (self._passes_on(call) and label in taken_apart)
         }
         return tuple(missing.values())
 

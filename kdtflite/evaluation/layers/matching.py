@@ -29,11 +29,13 @@ class FileValue:
         tensor: The tensor.
         operator: What computes it, "CONV_2D"; "" for an input.
         place: Index of that operator; -1 for an input.
+        part: Which of the operator's outputs it is, and of how many.
     """
 
     tensor: FileTensor
     operator: str
     place: int
+    part: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,15 @@ def _groups(lite: LiteModel) -> list[tuple[FileValue, ...]]:
         if operator.subgraph != 0:
             continue  # the body of a loop
         copied = member.get(operator.inputs[0]) if operator.name in _COPYING else None
-        for index in (index for index in operator.outputs if index in used):
+        for number, index in enumerate(operator.outputs):
+            if index not in used:
+                continue
             group = copied
             if group is None:
                 group = []
                 groups.append(group)
-            group.append(FileValue(tensors[index], operator.name, operator.index))
+            part = (number, len(operator.outputs))
+            group.append(FileValue(tensors[index], operator.name, operator.index, part))
             member[index] = group
     return [tuple(group) for group in groups]
 
@@ -194,7 +199,7 @@ def _anchor(group: tuple[FileValue, ...], names: Names, flow: Flow) -> _Anchor |
     the others, and of equally many the ones named first.
     """
     found: dict[str, list[tuple[int, int, str, Named]]] = {}
-    for named in names.find(group[0].tensor.name):
+    for named in names.find(group[0].tensor.name, group[0].part):
         outputs = named.call.outputs
         given = outputs[0] if len(outputs) == 1 else named.tensor
         if given is not None and given in outputs:

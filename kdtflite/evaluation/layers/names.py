@@ -81,12 +81,17 @@ class Names:
             if inner[name] == 1:
                 self._layers.setdefault(name, [call])
 
-    def find(self, tensor_name: str) -> list[Named]:
-        """Returns what each of the paths in a tensor's name leads to, in their order."""
-        found = (self._find_path(path) for path in tensor_name.split(";"))
+    def find(self, tensor_name: str, part: tuple[int, int] = (0, 1)) -> list[Named]:
+        """Returns what each of the paths in a tensor's name leads to, in their order.
+
+        Args:
+            tensor_name: The name in the file.
+            part: Which of its operator's outputs the tensor is, and of how many.
+        """
+        found = (self._find_path(path, part) for path in tensor_name.split(";"))
         return [named for named in found if named is not None]
 
-    def _find_path(self, path: str) -> Named | None:
+    def _find_path(self, path: str, part: tuple[int, int]) -> Named | None:
         if re.search(r"ReadVariableOp|/resource", path):
             return None
         path, _, number = path.partition(":")
@@ -96,6 +101,9 @@ class Names:
                 if key in self._operations:
                     operation, call = self._operations[key]
                     which = int(number) if number.isdigit() else 0
+                    # Names of several outputs are made unique, in an order of their own.
+                    if len(operation.outputs) == part[1]:
+                        which = part[0]
                     made = str(operation.outputs[min(which, len(operation.outputs) - 1)].name)
                     # The file has no tensor that is not rounded yet.
                     return Named(call, self._rounded.get(made, made), sure=True)
