@@ -231,9 +231,9 @@ class ActivationQuantizer(_Quantizer):
 
     def range_of(self, variables: dict[str, Any]) -> tuple[float, float] | None:
         """Returns the range, or None where neither data nor training have set it."""
-        if float(variables["batches"]) == 0:
+        if float(variables["batches"].numpy()) == 0:
             return None
-        return float(variables["min"]), float(variables["max"])
+        return float(variables["min"].numpy()), float(variables["max"].numpy())
 
     def _follow(self, values: tf.Tensor, variables: dict[str, Any]) -> tuple[Any, Any]:
         """Moves the range towards that of the batch, over all replicas; returns its ends."""
@@ -333,9 +333,9 @@ class LearnedQuantizer(_Quantizer):
 
     def range_of(self, variables: dict[str, Any]) -> tuple[float, float] | None:
         """Returns the range, or None where no data have set it."""
-        if float(variables["batches"]) == 0:
+        if float(variables["batches"].numpy()) == 0:
             return None
-        step, zero = float(variables["step"]), float(variables["zero"])
+        step, zero = float(variables["step"].numpy()), float(variables["zero"].numpy())
         return -zero * step, (2**self.bits - 1 - zero) * step
 
     def get_config(self) -> dict[str, Any]:

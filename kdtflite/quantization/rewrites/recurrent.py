@@ -187,15 +187,18 @@ def _gru(parts: Parts) -> _Cell:
         candidate = _recurrence(parts, "recurrent_candidate", kernel[:, 2 * units :])
 
     def step(x: Any, states: Any) -> list[Any]:
-        x_gates, x_new = parts.op(tf.split, "x")(x, [2 * units, units], axis=-1)
         if states is None:
-            gates = _apply(parts, layer.recurrent_activation, x_gates, "gate")
-            z, r = parts.op(tf.split, "zr")(gates, 2, axis=-1)
-            g = x_new
+            # Slices: the converter leaves a split in float where one of its outputs is not used.
+            z = parts.op(tf.slice, "x_update")(x, [0, 0], [-1, units])
+            g = parts.op(tf.slice, "x_candidate")(x, [0, 2 * units], [-1, units])
+            z = _apply(parts, layer.recurrent_activation, z, "update_gate")
             if late.any():
+                r = parts.op(tf.slice, "x_reset")(x, [0, units], [-1, units])
+                r = _apply(parts, layer.recurrent_activation, r, "reset_gate")
                 g = parts.op(add, "new")(g, parts.op(multiply, "first_reset")(r, late.tolist()))
             g = _apply(parts, layer.activation, g, "candidate")
             return [parts.op(subtract, "hidden_first")(g, parts.op(multiply, "first")(z, g))]
+        x_gates, x_new = parts.op(tf.split, "x")(x, [2 * units, units], axis=-1)
         (h,) = states
         if layer.reset_after:
             h_gates, h_new = parts.op(tf.split, "h")(product(h), [2 * units, units], axis=-1)

@@ -82,7 +82,10 @@ def embedding(parts: Parts, x: Any) -> Any:
 
 def masking(parts: Parts, x: Any) -> Any:
     """Masking: steps that hold the mask value in every channel become 0, and are masked."""
-    differs = parts.op(tf.math.not_equal, "differs")(x, parts.source.mask_value)
+    value = parts.source.mask_value
+    above = parts.op(tf.math.greater, "above")(x, value)
+    below = parts.op(tf.math.less, "below")(x, value)
+    differs = parts.op(tf.math.logical_or, "differs")(above, below)
     mask = parts.op(tf.reduce_any, "mask")(differs, axis=-1)
     column = parts.op(tf.expand_dims, "column")(mask, axis=-1)
     y = parts.op(tf.where)(column, x, 0.0)
