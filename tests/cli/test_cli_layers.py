@@ -59,7 +59,7 @@ def test_code_by_code_a_student_and_its_file_agree(invoke, workshop, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--steps", 1), "Received: 'sequential', a float model, which the file cannot equal."),
+        (("--steps", 1), "a float model, which the file cannot equal"),
         (("--steps", 1, "--plot", "p.png"), "Expected --plot or --steps"),
         (("--plot", "p.gif"), "kind of picture"),
     ],
