@@ -12,7 +12,9 @@ from .distillation.teachers.cache.writing import cache_teacher as cache_teacher
 from .errors import KdtfliteError as KdtfliteError
 from .errors import NotFullyIntegerError as NotFullyIntegerError
 from .evaluation.accuracy import evaluate as evaluate
+from .evaluation.first_difference import first_difference as first_difference
 from .evaluation.latency import benchmark as benchmark
+from .evaluation.layer_errors import layer_errors as layer_errors
 from .evaluation.parity import compare as compare
 from .litemodel import LiteModel as LiteModel
 from .models.load import load_model as load_model

@@ -26,8 +26,18 @@ _SAMPLES_WORTH_A_WORKER = 256
 _CHUNK = 64
 
 
-def open_interpreter(content: bytes, *, threads: int = 1, xnnpack: bool = True) -> Any:
+def open_interpreter(
+    content: bytes, *, threads: int = 1, xnnpack: bool = True, keep_tensors: bool = False
+) -> Any:
     """Returns a LiteRT interpreter of a .tflite file, its tensors not allocated yet.
+
+    Args:
+        content: The file.
+        threads: Threads inside one invoke.
+        xnnpack: Use LiteRT's default delegate; False runs the built-in kernels.
+        keep_tensors: Keep every tensor's values after an invoke, which otherwise lose their
+            memory to later ones. The delegate then takes the operators one by one, with the
+            same results, rather than many at once.
 
     Raises:
         ModelFileError: LiteRT does not take the file.
@@ -40,6 +50,7 @@ def open_interpreter(content: bytes, *, threads: int = 1, xnnpack: bool = True) 
             model_content=content,
             num_threads=threads,
             experimental_op_resolver_type=resolver,
+            experimental_preserve_all_tensors=keep_tensors,
         )
     except (ValueError, RuntimeError) as error:
         raise ModelFileError(

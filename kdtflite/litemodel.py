@@ -210,17 +210,22 @@ class LiteModel:
         """What the file gives, in the file's order."""
         return self._ends[1]
 
-    def interpreter(self, *, threads: int = 1, xnnpack: bool = True) -> Any:
+    def interpreter(
+        self, *, threads: int = 1, xnnpack: bool = True, keep_tensors: bool = False
+    ) -> Any:
         """Returns a new LiteRT interpreter with its tensors allocated.
 
         Args:
             threads: Threads inside one invoke.
             xnnpack: Use LiteRT's default delegate; False runs the built-in kernels.
+            keep_tensors: Keep the values of every tensor for `get_tensor`, not of outputs alone.
 
         Raises:
             ModelFileError: LiteRT or the delegate refuses the file.
         """
-        interpreter = open_interpreter(self.content, threads=threads, xnnpack=xnnpack)
+        interpreter = open_interpreter(
+            self.content, threads=threads, xnnpack=xnnpack, keep_tensors=keep_tensors
+        )
         return allocated(interpreter, xnnpack=xnnpack)
 
     def predict(

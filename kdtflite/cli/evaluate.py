@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kdtflite.errors import DataError
-
-if TYPE_CHECKING:
-    from kdtflite.evaluation import Evaluation
+from kdtflite.pictures import check_picture, save_picture
 
 __all__ = ["EPILOG", "NAME", "command"]
 
@@ -50,7 +48,7 @@ def command(
 ) -> None:
     """Measures accuracy, precision, recall, F1, the confusion matrix and log loss of a file."""
     if plot is not None:
-        _check_plot(plot, force=force)
+        check_picture(plot, overwrite=force, option="--force")
     from kdtflite.cli.samples import expected_by, read_samples
     from kdtflite.cli.trial import load_tried
     from kdtflite.evaluation import evaluate
@@ -75,32 +73,10 @@ def command(
         model=f"{model} ({len(lite.content):,} bytes, LiteRT, default kernels)",
     )
     if plot is not None:
-        _plot(result, plot, force=force)
+        save_picture(result.plot_confusion_matrix(), plot, overwrite=force)
     if as_json:
         typer.echo(json.dumps({**result.to_dict(), "file": str(model)}, indent=2))
         return
     typer.echo(str(result))
     if plot is not None:
         typer.echo(f"Confusion matrix: {plot}")
-
-
-def _check_plot(path: Path, *, force: bool) -> None:
-    from kdtflite.errors import choose
-    from kdtflite.files import refuse_existing
-
-    choose(path.suffix.lower(), (".pdf", ".png", ".svg"), what="kind of picture")
-    refuse_existing(path, overwrite=force, option="--force")
-
-
-def _plot(result: Evaluation, path: Path, *, force: bool) -> None:
-    import io
-
-    from matplotlib.figure import Figure
-
-    from kdtflite.files import write_bytes
-
-    figure = result.plot_confusion_matrix().figure
-    assert isinstance(figure, Figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.lower().removeprefix("."))
-    write_bytes(path, buffer.getvalue(), overwrite=force, option="--force")

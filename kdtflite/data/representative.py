@@ -60,7 +60,7 @@ class RepresentativeData:
 
 
 def representative(
-    data: Any, inputs: Sequence[InputSpec], *, limit: int = DEFAULT_SAMPLES
+    data: Any, inputs: Sequence[InputSpec], *, limit: int = DEFAULT_SAMPLES, few: int = _FEW
 ) -> RepresentativeData:
     """Takes samples from `data` and checks that they fit the model.
 
@@ -71,6 +71,7 @@ def representative(
             inputs needs dicts: a file's input order need not be the model's.
         inputs: What the model takes.
         limit: The most samples to use; of arrays, evenly spread over the whole set.
+        few: Below how many samples to say that ranges taken from them may be too narrow.
 
     Raises:
         DataError: Nothing in it, NaN or infinite values, a wrong shape, dtype, name or scaling.
@@ -87,7 +88,7 @@ def representative(
     if len(set(lengths.values())) > 1:
         raise DataError(f"Expected as many samples for every input. Received: {lengths}.")
     checked = RepresentativeData(samples)
-    if len(checked) < _FEW:
+    if len(checked) < few:
         say(
             f"Only {len(checked)} representative samples: activation ranges may be too narrow. "
             f"A few hundred are usual."

@@ -1,10 +1,16 @@
 from .accuracy import evaluate as evaluate
 from .arena import arena_bytes as arena_bytes
+from .first_difference import TensorDifference as TensorDifference
+from .first_difference import TensorDifferences as TensorDifferences
+from .first_difference import first_difference as first_difference
 from .footprint import macs as macs
 from .footprint import parameters as parameters
 from .latency import Benchmark as Benchmark
 from .latency import Latency as Latency
 from .latency import benchmark as benchmark
+from .layer_errors import LayerError as LayerError
+from .layer_errors import LayerErrors as LayerErrors
+from .layer_errors import layer_errors as layer_errors
 from .parity import Parity as Parity
 from .parity import compare as compare
 from .result import ClassScores as ClassScores

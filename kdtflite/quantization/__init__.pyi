@@ -13,4 +13,7 @@ from .ranges import calibrate_ranges as calibrate_ranges
 from .report import LayerQuantization as LayerQuantization
 from .report import QuantizationAwareness as QuantizationAwareness
 from .schedule import QuantizationSchedule as QuantizationSchedule
+from .sensitivity import LayerSensitivity as LayerSensitivity
+from .sensitivity import Sensitivity as Sensitivity
+from .sensitivity import sensitivity as sensitivity
 from .strip import strip as strip

@@ -72,7 +72,7 @@ def quantize_aware(
     with float32_policy(), custom_layers(model):
         flat, origin = rewritten(model)
         aware = wrapped(flat, ranges=ranges)
-    aware.quantization = QuantizationAwareness(_report(model, flat, aware, origin), aware)
+    aware.quantization = QuantizationAwareness(_report(model, flat, aware, origin), aware, origin)
     _say_what_is_calibrated(aware.quantization)
     if representative_data is None:
         _check_same_function(model, aware, _any_inputs(model))

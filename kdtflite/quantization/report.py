@@ -41,10 +41,14 @@ class QuantizationAwareness:
     Attributes:
         layers: Every layer of the float model, in its order.
         model: The quantization-aware model.
+        origin: By the name of each layer it was rewritten into, the path of the float model's
+            layer that it is of ("outer/inner"). Empty for a model from a file, which keeps no
+            more than the layers it is made of.
     """
 
     layers: tuple[LayerQuantization, ...]
     model: Any = field(repr=False)
+    origin: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def calibrated(self) -> bool:

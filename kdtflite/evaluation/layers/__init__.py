@@ -1,0 +1,1 @@
+"""The file against its Keras model, layer by layer."""
