@@ -3,9 +3,6 @@ from .bias_correction import BiasCorrection as BiasCorrection
 from .bias_correction import correct_biases as correct_biases
 from .calibration import get_calibration as get_calibration
 from .equalization import equalize as equalize
-from .layer_sensitivity import LayerSensitivity as LayerSensitivity
-from .layer_sensitivity import Sensitivity as Sensitivity
-from .layer_sensitivity import sensitivity as sensitivity
 from .post_training import CalibrationChoice as CalibrationChoice
 from .post_training import choose_calibration as choose_calibration
 from .post_training import quantize_post_training as quantize_post_training
