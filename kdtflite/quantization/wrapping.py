@@ -249,8 +249,12 @@ def _output_quantizer(call: Call, users: dict[int, list[Call | None]], ranges: s
     operation = _operation(layer)
     if operation in ("maximum", "minimum") and len(call.inputs) == 1:
         return None  # with a number: on the scale of its input
-    if not is_known(layer) or type(layer) in _SAME_SCALE or operation in _SAME_SCALE_OPERATIONS:
+    if type(layer) in _SAME_SCALE or operation in _SAME_SCALE_OPERATIONS:
         return None
+    if not is_known(layer):
+        # What it gives is rounded, whatever is inside: else the converter may fold a constant of
+        # it into the rounded weights that follow.
+        return _activation(ranges)
     if isinstance(layer, L.Embedding):
         return None  # it gives rows of a table that is rounded
     name = operation or activation_name(layer)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+import kdtflite
 from kdtflite.errors import DataError, UnsupportedModelError
 from kdtflite.models import load_model
 from kdtflite.quantization import quantize_aware
@@ -269,6 +270,9 @@ def test_a_layer_of_ones_own_is_left_for_calibration():
     aware = quantize_aware(model, images())
     assert why(aware) == {"twice": "no integer form is known for Twice"}
     np.testing.assert_allclose(aware(images()), model(images()), atol=0.05)
+    # Its factor must not end in the rounded kernel that follows, whose codes it would double.
+    lite = kdtflite.convert(aware, images(), progress=False)
+    assert kdtflite.compare(aware, lite, images()).largest_difference_steps < 1.01
 
 
 def test_what_cannot_be_made_quantization_aware_is_refused(trained):
