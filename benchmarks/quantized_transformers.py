@@ -29,7 +29,10 @@ from kdtflite.progress import say
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "quantized_transformers.json"
 CALIBRATION = 300  # samples
 QUICK = 512  # samples
-ROWS = ("vision", "text")
+ROWS = {
+    "vision": "ViT on Fashion-MNIST: width 32, 2 blocks, 4 heads, 49 patches",
+    "text": "BERT-like on SST-2: width 64, 2 blocks, 4 heads, 32 tokens",
+}
 METHODS = (
     "float, hard labels",
     "float, distilled",
@@ -134,7 +137,7 @@ class Row:
         write_json(self.folder / f"{name}.json", {"accuracy": accuracy}, overwrite=True)
         with staged(path) as file:
             model.save_weights(file)
-        say(f"{self.case.title}: {name} {accuracy:.4f}")
+        say(f"{self.folder.name}: {name} {accuracy:.4f}")
         return model
 
     def train(self, model: Any, rate: float, epochs: int, seed: int, teacher: Any = None) -> None:
@@ -214,12 +217,6 @@ def write(work: Path, path: Path) -> None:
     write_text(path.with_suffix(".md"), as_markdown(result), overwrite=True)
 
 
-TITLES = {
-    "vision": "ViT on Fashion-MNIST: width 32, 2 blocks, 4 heads, 49 patches",
-    "text": "BERT-like on SST-2: width 64, 2 blocks, 4 heads, 32 tokens",
-}
-
-
 def as_markdown(result: dict[str, Any]) -> str:
     """Returns the results as one table a task."""
     machine = result["machine"]
@@ -238,7 +235,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines.append("or folded into such ones.")
     for name, row in result["rows"].items():
         teachers = ", ".join(f"{100 * accuracy:.2f}" for accuracy in row["teachers"])
-        lines += ["", f"## {TITLES[name]}", "", f"Taught by: {teachers}.", ""]
+        lines += ["", f"## {ROWS[name]}", "", f"Taught by: {teachers}.", ""]
         lines.append("| | model | file | same | bytes | aware | proven integer | minutes | seeds |")
         lines.append("|---|---|---|---|---|---|---|---|---|")
         lines += [line_of(method, runs) for method, runs in row["methods"].items()]

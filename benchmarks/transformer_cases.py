@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,6 @@ class Case:
     """One task.
 
     Attributes:
-        title: What the table calls it.
         train: Training samples.
         test: What every accuracy is measured on.
         augment: Views of a training batch, from the batch and a seed of two integers.
@@ -50,7 +50,6 @@ class Case:
         qat_epochs: Its epochs.
     """
 
-    title: str
     train: Split
     test: Split
     augment: Callable[[Any, Any], Any]
@@ -72,7 +71,6 @@ def vision(data: Path | None) -> Case:
         return build_model("convnet", input_shape=shape, classes=10, widths=[16, 32, 64])
 
     return Case(
-        "ViT on Fashion-MNIST: width 32, 2 blocks, 4 heads, 49 patches",
         dataset.train,
         dataset.test,
         Augmentation(shift=2.0, flip=True),
@@ -97,7 +95,6 @@ def text(data: Path | None) -> Case:
     tokens = words(sentences).numpy().astype(np.int32)
     test_sentences, test_labels = _sentences(arrays, "dev")
     return Case(
-        "BERT-like on SST-2: width 64, 2 blocks, 4 heads, 32 tokens",
         Split(tokens[train], labels[train]),
         Split(words(test_sentences).numpy().astype(np.int32), test_labels),
         drop_words,
@@ -119,7 +116,7 @@ CASES: dict[str, Callable[[Path | None], Case]] = {"vision": vision, "text": tex
 
 def _sentences(arrays: Any, split: str) -> tuple[list[str], np.ndarray]:
     content, offsets = arrays[f"{split}_text"].tobytes(), arrays[f"{split}_offsets"]
-    found = [content[a:b].decode() for a, b in zip(offsets, offsets[1:], strict=False)]
+    found = [content[a:b].decode() for a, b in itertools.pairwise(offsets)]
     return found, arrays[f"{split}_labels"].astype(np.int64)
 
 
