@@ -151,6 +151,19 @@ def test_masked_steps_have_no_weight_in_attention_averages_and_states():
     assert difference(settled(model), ids) < 1e-5
 
 
+def test_what_a_masked_step_itself_gives_is_kept():
+    # Its query sees nothing, which Keras makes the mean over all steps: a tagger's output has it.
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((5,), dtype="int32")
+    x = L.Embedding(20, 8, mask_zero=True)(tokens)
+    model = settled(keras.Model(tokens, L.MultiHeadAttention(2, 4)(x, x)))
+    ids = np.array([[0, 2, 3, 0, 0], [3, 4, 5, 6, 7], [0, 0, 0, 0, 0]])
+    assert difference(model, ids) < 1e-5
+    aware = kdtflite.quantize_aware(model, ids)
+    lite = kdtflite.convert(aware, ids, progress=False)
+    assert kdtflite.compare(aware, lite, ids, progress=False).largest_difference_steps <= 2
+
+
 def test_masking_by_a_value():
     model = one(keras.Sequential([L.Masking(0.5), L.LSTM(3)]), SEQUENCE)
     values = np.random.default_rng(0).normal(size=(2, *SEQUENCE)).astype(np.float32)

@@ -112,7 +112,7 @@ def attention(parts: Parts, inputs: Any, **kwargs: Any) -> Any:
 
 
 def _mask(parts: Parts, query: Any, value: Any, key: Any, given: Any, causal: bool) -> Any:
-    """Returns where a step may be seen, as booleans (batch or 1, 1, queries or 1, steps)."""
+    """Returns where a step may be seen, as booleans (batch or 1, 1, queries or 1, steps or 1)."""
     masks: list[Any] = []
     if given is not None:
         if given.dtype != tf.bool:
@@ -126,6 +126,10 @@ def _mask(parts: Parts, query: Any, value: Any, key: Any, given: Any, causal: bo
     if seen is not None:
         shape = (1, 1, seen.shape[1] or -1)
         masks.append(parts.layer(L.Reshape, "step_mask", target_shape=shape)(seen))
+    asking = parts.mask(query)
+    if asking is not None:  # Keras lets a masked step see all steps alike
+        shape = (1, asking.shape[1] or -1, 1)
+        masks.append(parts.layer(L.Reshape, "query_mask", target_shape=shape)(asking))
     if causal:
         masks.append(np.tril(np.ones((1, 1, query.shape[1], key.shape[1]), bool)).tolist())
     if not masks:
