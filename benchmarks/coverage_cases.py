@@ -44,7 +44,7 @@ def cases() -> dict[str, Case]:
     for name, size in _APPLICATIONS.items():
         found[f"tf_keras.applications.{name}"] = _application("tf_keras", name, size)
     for name, size in _APPLICATIONS.items():
-        if name not in ("RegNetX002", "RegNetY002"):  # Keras 3 has them no more
+        if name not in ("RegNetX002", "RegNetY002", "ResNetRS50"):  # Keras 3 has them no more
             found[f"keras.applications.{name}"] = _application("keras", name, size)
     for name, build in _LAYERS.items():
         found[f"layer.{name}"] = build
