@@ -50,8 +50,9 @@ def load_model(
     """
     quiet_tensorflow()
     file = open_model_file(path)
-    # Registers the activations that a model converted from Keras 3 may use.
-    import kdtflite.models.activations  # noqa: F401
+    # Registers what a model converted from Keras 3 may use.
+    import kdtflite.models.activations
+    import kdtflite.models.layers  # noqa: F401
 
     objects = dict(custom_objects or {})
     refuse_untrusted(file, unsafe=unsafe, custom_objects=objects)

@@ -1,0 +1,317 @@
+"""Subclassed models and layers of layers, traced to Functional models.
+
+Works for both generations of Keras: `call` runs on symbolic inputs, as Keras itself runs it for a
+layer of a Functional model, but what it calls becomes the graph. Layers and their weights stay the
+same objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+from kdtflite.errors import UnsupportedModelError
+
+__all__ = ["map_structure", "must_be_traced", "nodes", "trace"]
+
+# Whose layers stay whole: they are known, or wrap others on purpose.
+_KNOWN_PACKAGES = frozenset({"keras", "kdtflite", "tensorflow_model_optimization", "tf_keras"})
+
+
+def must_be_traced(model: Any) -> bool:
+    """Says whether a model is subclassed or holds, however deep, a layer that `trace` opens."""
+    if not _is_graph(model):
+        return True
+    return any(_opens(layer) for layer in _inner(model))
+
+
+def trace(model: Any, inputs: Any) -> Any:
+    """Returns the Functional model that computes what `model` does, of the same layers.
+
+    Layers of one's own that are made of layers alone become models inside the model. A tf_keras
+    layer whose `call` cannot be followed stays as it is; a Keras 3 one is refused, since nothing
+    could rebuild it.
+
+    Args:
+        model: A built model of tf_keras or Keras 3.
+        inputs: Symbolic inputs of the same Keras, in the structure that `call` takes.
+
+    Raises:
+        UnsupportedModelError: `call` cannot be followed, does something else in training, or uses
+            weights that belong to no layer. The message says what to change.
+    """
+    if not _is_graph(model):
+        _refuse_own_weights(model)
+    layers = [model, *_inner(model)]
+    if any(_takes_training(layer) for layer in layers if not _is_graph(layer)):
+        with _restored_nodes(layers):
+            training = _Tracer(model, training=True).calls(inputs)
+        with _restored_nodes(layers):
+            inference = _Tracer(model, training=None).calls(inputs)
+        if training != inference:
+            more, fewer = (
+                sorted({name for name, _ in one if (name, _) not in other})
+                for one, other in ((training, inference), (inference, training))
+            )
+            raise UnsupportedModelError(
+                f"The call() of {_described(model)} takes another path in training than in "
+                f"inference (only in training: {', '.join(more) or 'other connections'}; only in "
+                f"inference: {', '.join(fewer) or 'other connections'}), and a Functional model "
+                "has one. Call the layers always: Dropout, BatchNormalization, GaussianNoise and "
+                "the Random layers know by themselves when to rest."
+            )
+    tracer = _Tracer(model, training=None)
+    traced = tracer.model(inputs)
+    kept = {id(weight) for weight in traced.weights}
+    lost = [_weight_name(weight) for weight in model.weights if id(weight) not in kept]
+    if lost:
+        raise UnsupportedModelError(
+            f"The call() of {_described(model)} uses no layer on its inputs that holds the "
+            f"weights {', '.join(lost[:6])}{', ...' if len(lost) > 6 else ''}. They would stay "
+            "behind: weights used in plain operations, a layer that is called on a constant "
+            "(positions from arange), or one that call() leaves out. Hold such weights in a layer "
+            "that takes the inputs, or remove what call() does not use."
+        )
+    return traced
+
+
+def nodes(model: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Yields (layer or operation, input tensors) of a graph's nodes, inputs first."""
+    graph = getattr(model, "_functional", None) or model
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if hasattr(node, "keras_inputs"):
+                yield node.layer, node.keras_inputs
+            else:
+                yield node.operation, node.input_tensors
+
+
+def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:
+    """Maps the leaves of dicts, lists and tuples; Keras' own kinds of those become plain ones."""
+    if isinstance(structure, dict):
+        return {key: map_structure(function, value) for key, value in structure.items()}
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*(map_structure(function, value) for value in structure))
+    if isinstance(structure, list | tuple):
+        values = [map_structure(function, value) for value in structure]
+        return tuple(values) if isinstance(structure, tuple) else values
+    return function(structure)
+
+
+class _Tracer:
+    """One trace of a model, with `training` as what every call() of one's own is told."""
+
+    def __init__(self, model: Any, training: bool | None) -> None:
+        self._source = model
+        self._training = training
+        self._keras = _keras_of(model)
+        self._opened: dict[tuple[int, str], Any] = {}
+        self._used: set[str] = set()
+
+    def model(self, inputs: Any) -> Any:
+        """Returns the Functional model."""
+        call = self._source.call
+        kwargs = {"training": self._training} if _takes_training(self._source) else {}
+        if _is_graph(self._source):
+            kwargs = {}
+        with self._patched_classes():
+            try:
+                outputs = call(inputs, **kwargs)
+                return self._keras.Model(inputs, outputs, name=self._source.name)
+            except UnsupportedModelError:
+                raise
+            # The user's code may raise anything.
+            except Exception as error:
+                raise _failure(self._source, error) from error
+
+    def calls(self, inputs: Any) -> list[tuple[str, int]]:
+        """Returns what is called, in order, each as (name, identity), through opened layers too."""
+        own = {id(layer): layer for layer in [self._source, *_inner(self._source)]}
+
+        def called(model: Any) -> Iterator[tuple[str, int]]:
+            for layer, tensors in nodes(model):
+                if any(layer is item for item in self._opened.values()):
+                    yield from called(layer)
+                elif id(layer) in own:
+                    yield layer.name, id(layer)
+                else:
+                    yield type(layer).__name__, len(tensors)
+
+        return list(called(self.model(inputs)))
+
+    @contextlib.contextmanager
+    def _patched_classes(self) -> Iterator[None]:
+        """Makes calls of the layers that are opened come here while the model is traced."""
+        with contextlib.ExitStack() as stack:
+            for kind in {type(layer) for layer in _inner(self._source) if _opens(layer)}:
+                stack.enter_context(self._patched(kind))
+            yield
+
+    @contextlib.contextmanager
+    def _patched(self, kind: Any) -> Iterator[None]:
+        original, is_own = kind.__call__, "__call__" in vars(kind)
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            tensors = _leaves((args, kwargs))
+            if not _opens(layer) or not any(self._is_symbolic(item) for item in tensors):
+                return original(layer, *args, **kwargs)
+            return self._call_opened(layer, original, args, kwargs)
+
+        kind.__call__ = call
+        try:
+            yield
+        finally:
+            if is_own:
+                kind.__call__ = original
+            else:
+                del kind.__call__
+
+    def _call_opened(self, layer: Any, original: Any, args: Any, kwargs: Any) -> Any:
+        bound = inspect.signature(layer.call).bind(*args, **kwargs)
+        training = bound.arguments.pop("training", None)
+        tensors = [item for item in _leaves(bound.arguments) if self._is_symbolic(item)]
+        settings = map_structure(
+            lambda item: "a tensor" if self._is_symbolic(item) else item, dict(bound.arguments)
+        )
+        key = (id(layer), repr(settings))
+        if key not in self._opened:
+            try:
+                self._opened[key] = self._open(layer, bound, tensors)
+            except Exception as error:
+                if self._keras.__name__ == "keras":
+                    raise _failure(layer, error) from error
+                return original(layer, *args, **kwargs)
+        model = self._opened[key]
+        told = {} if training is None else {"training": training}
+        return model(tensors[0] if len(tensors) == 1 else tensors, **told)
+
+    def _open(self, layer: Any, bound: inspect.BoundArguments, tensors: list[Any]) -> Any:
+        masked = any(getattr(tensor, "_keras_mask", None) is not None for tensor in tensors)
+        parameters = bound.signature.parameters
+        if not _is_graph(layer) and masked and "mask" in parameters and "mask" not in bound.arguments:
+            raise ValueError("its call() takes the mask that an Embedding or Masking layer made.")
+        inputs = [self._input_like(tensor) for tensor in tensors]
+        waiting = iter(inputs)
+        arguments = map_structure(
+            lambda item: next(waiting) if self._is_symbolic(item) else item, dict(bound.arguments)
+        )
+        bound.arguments.update(arguments)
+        if "training" in parameters and not _is_graph(layer):
+            bound.arguments["training"] = self._training
+        outputs = layer.call(*bound.args, **bound.kwargs)
+        name = layer.name
+        while name in self._used:
+            name += "_again"  # the same layer, called with other settings
+        self._used.add(name)
+        model = self._keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=name)
+        # Its own flag alone: the setter would set those of the layers inside too.
+        model._trainable = layer.trainable
+        return model
+
+    def _input_like(self, tensor: Any) -> Any:
+        shape, dtype = tuple(tensor.shape), tensor.dtype
+        return self._keras.Input(shape[1:], batch_size=shape[0], dtype=dtype)
+
+    def _is_symbolic(self, value: Any) -> bool:
+        if self._keras.__name__ == "keras":
+            return isinstance(value, self._keras.KerasTensor)
+        return hasattr(value, "_keras_history") or type(value).__name__ == "KerasTensor"
+
+
+def _is_graph(model: Any) -> bool:
+    """Says whether Keras itself runs a model from its graph: Sequential and Functional ones."""
+    kinds = {base.__name__ for base in type(model).__mro__ if _package(base) in ("keras", "tf_keras")}
+    return bool(kinds & {"Functional", "Sequential"}) and not _is_opaque(model)
+
+
+def _is_opaque(layer: Any) -> bool:
+    """Says whether the layer's call() is the user's own Python code."""
+    return _package(type(layer).call) not in _KNOWN_PACKAGES
+
+
+def _opens(layer: Any) -> bool:
+    """Says whether calls of a layer inside a model are followed into its call()."""
+    if _is_graph(layer):
+        return any(_opens(inner) for inner in _inner(layer))
+    if not _is_opaque(layer) or _own_weights(layer):
+        return False
+    # A plain layer of one's own may stay in a tf_keras graph; nothing rebuilds a Keras 3 one.
+    return bool(_inner(layer)) or _keras_of(layer).__name__ == "keras"
+
+
+def _inner(layer: Any) -> list[Any]:
+    return list(layer._flatten_layers(include_self=False))
+
+
+def _own_weights(layer: Any) -> list[Any]:
+    inner = {id(weight) for one in _inner(layer) for weight in one.weights}
+    return [weight for weight in layer.weights if id(weight) not in inner]
+
+
+def _refuse_own_weights(model: Any) -> None:
+    own = [_weight_name(weight) for weight in _own_weights(model)]
+    if own:
+        raise UnsupportedModelError(
+            f"{_described(model).capitalize()} holds weights of its own ({', '.join(own[:6])}), "
+            "which a Functional model cannot. Hold them in a layer: Dense, EinsumDense, "
+            "Embedding ..., or your own subclass of keras.layers.Layer."
+        )
+
+
+def _takes_training(layer: Any) -> bool:
+    return "training" in inspect.signature(layer.call).parameters
+
+
+def _keras_of(layer: Any) -> Any:
+    if any(_package(base) == "keras" for base in type(layer).__mro__):
+        import keras as keras3
+
+        return keras3
+    import tf_keras as keras
+
+    return keras
+
+
+def _package(obj: Any) -> str:
+    return str(getattr(obj, "__module__", "")).split(".")[0]
+
+
+def _leaves(structure: Any) -> list[Any]:
+    found: list[Any] = []
+    map_structure(found.append, structure)
+    return found
+
+
+def _weight_name(weight: Any) -> str:
+    return str(getattr(weight, "path", weight.name))
+
+
+def _described(layer: Any) -> str:
+    kind = "model" if hasattr(layer, "fit") else "layer"
+    return f"the {kind} {layer.name!r} ({type(layer).__name__})"
+
+
+@contextlib.contextmanager
+def _restored_nodes(layers: list[Any]) -> Iterator[None]:
+    """Forgets the graph nodes that the block adds to the layers."""
+    lists = [getattr(layer, name) for layer in layers for name in ("_inbound_nodes", "_outbound_nodes")]
+    lengths = [len(items) for items in lists]
+    try:
+        yield
+    finally:
+        for items, length in zip(lists, lengths, strict=True):
+            del items[length:]
+
+
+def _failure(layer: Any, error: Exception) -> UnsupportedModelError:
+    reason = " ".join(str(error).split())
+    return UnsupportedModelError(
+        f"The call() of {_described(layer)} cannot be followed with symbolic inputs: "
+        f"{type(error).__name__}: {reason[:300]} Expected a call() that only calls layers and "
+        "operations on its inputs: no Python branch, loop or NumPy function on their values, no "
+        "variable made in it, no name given to two layers. Build the model with the functional "
+        "API, keras.Model(inputs, outputs), if that cannot be."
+    )
