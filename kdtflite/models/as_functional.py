@@ -47,23 +47,22 @@ def as_functional(model: Any) -> tf_keras.Model:
     if is_keras3_model(model):
         return as_tf_keras(model)
     model = as_tf_keras(model)
-    from kdtflite.models.parity import largest_difference, outputs, random_inputs
+    from kdtflite.models.parity import compare, random_inputs
     from kdtflite.models.tracing import must_be_traced, trace
 
     if not must_be_traced(model):
         return model
     inputs = _symbolic_inputs(model)
     traced = trace(model, inputs)
-    data = random_inputs(traced, inputs)
-    difference = largest_difference(
+    parity = compare(
         f"The call() of the model {model.name!r} was traced to a Functional model",
-        outputs(model, data),
-        outputs(traced, data),
+        model,
+        traced,
+        random_inputs(traced, inputs),
         _ADVICE,
     )
     progress.say(
-        f"Model {model.name!r} ({type(model).__name__}) traced to a Functional model: its outputs "
-        f"differ by at most {difference:.1e} on random input."
+        f"Model {model.name!r} ({type(model).__name__}) traced to a Functional model: {parity}."
     )
     return traced
 

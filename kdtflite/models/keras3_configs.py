@@ -113,7 +113,6 @@ _SUPPORTED_LAYERS = frozenset(
         "SpatialDropout1D",
         "SpatialDropout2D",
         "SpatialDropout3D",
-        "SpectralNormalization",
         "StackedRNNCells",
         "Subtract",
         "TimeDistributed",
@@ -175,6 +174,11 @@ def layer_from_config(layer: Any, /, **inner: Any) -> keras.layers.Layer:
         # As constants in the configuration the statistics survive clone_model and .h5 files;
         # tf_keras forgets adapted ones there.
         config["mean"], config["variance"] = (array.tolist() for array in layer.get_weights()[:2])
+    if name == "IntegerLookup":
+        # The size is that of the vocabulary, and an adapted one is not in the configuration.
+        del config["vocabulary_size"]
+        config["vocabulary"] = [int(token) for token in layer.get_vocabulary(False)]
+        config["dtype"] = "int64" if layer.output_mode == "int" else "float32"
     accepted = accepted_arguments(target)
     mended: dict[str, Any] = {}
     for key, value in config.items():

@@ -113,7 +113,7 @@ class Rebuilder:
         target = keras.Sequential(name=source.name)
         target.add(_input(source.inputs[0]))
         for layer in source.layers:
-            target.add(self.layer(layer))
+            _called(layer, target.add, self.layer(layer))
         return target
 
     def _functional(self, source: Any) -> keras.Model:
@@ -133,11 +133,12 @@ class Rebuilder:
                 kwargs = {
                     key: map_structure(known, value)
                     for key, value in node.arguments.kwargs.items()
-                    if value is not None  # unset
+                    if value is not None and not _is_implicit_mask(key, value, node)
                 }
                 if hasattr(node.operation, "get_weights"):
                     args = [list(value) if isinstance(value, tuple) else value for value in args]
-                    outputs = self.layer(node.operation)(*args, **kwargs)
+                    layer = self.layer(node.operation)
+                    outputs = _called(node.operation, layer, *args, **kwargs)
                 else:
                     outputs = call_operation(
                         node.operation,
@@ -156,7 +157,7 @@ class Rebuilder:
 
     def _leaf(self, source: Any) -> keras.layers.Layer:
         kind = type(source).__name__
-        if kind in ("SpectralNormalization", "TimeDistributed"):
+        if kind == "TimeDistributed":
             # The inner layer is passed on as an object, and notes its own weights.
             target = layer_from_config(source, layer=self.layer(source.layer))
         elif kind == "Bidirectional":
@@ -196,7 +197,7 @@ def _graph(source: Any) -> Any:
 def _wrapped(layer: Any) -> list[Any]:
     """Returns the layers that a built-in layer works through."""
     kind = type(layer).__name__
-    if kind in ("SpectralNormalization", "TimeDistributed"):
+    if kind == "TimeDistributed":
         return [layer.layer]
     if kind == "Bidirectional":
         return [layer.forward_layer, layer.backward_layer]
@@ -211,6 +212,27 @@ def _why(layer: Any) -> str:
     if not is_built_in(layer):
         return "it is a custom layer with weights of its own."
     return "tf_keras has no layer that computes the same."
+
+
+def _called(source: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls a rebuilt layer; what tf_keras refuses is refused by the layer's name."""
+    try:
+        return call(*args, **kwargs)
+    except UnsupportedModelError:
+        raise
+    # tf_keras raises anything: ValueError, TypeError, AttributeError, tf.errors.OpError ...
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        refuse_layer(describe(source), f"tf_keras' own refuses it: {reason[:300]}", _ADVICE)
+
+
+def _is_implicit_mask(key: str, value: Any, node: Any) -> bool:
+    """Says whether an argument is the mask that Keras found on the inputs, as tf_keras will too."""
+    if not key.endswith("mask"):
+        return False
+    found = [getattr(tensor, "_keras_mask", None) for tensor in node.input_tensors]
+    values = value if isinstance(value, list | tuple) else [value]
+    return all(one is None or any(one is mask for mask in found) for one in values)
 
 
 def _input(tensor: Any) -> Any:

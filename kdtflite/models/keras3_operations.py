@@ -86,8 +86,6 @@ def call_operation(
             outputs = layer(tensors[0] if len(tensors) == 1 else tensors)
         else:
             outputs = _in_dtype(function(operation, *args, **kwargs), dtype, first=True)
-            if any(outputs is item for item in given):
-                outputs = tf.identity(outputs)
         _name_layers(outputs, given, name)
     except Unsupported as error:
         refuse_layer(where, f"{error}.", _ADVICE)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kdtflite.models.layers import Einsum
+from kdtflite.models.layers import einsum
+from kdtflite.models.tracing import written_out
 
 __all__ = ["AS_THEY_COME", "IN_RESULT_DTYPE", "Unsupported", "permutation"]
 
@@ -68,16 +69,6 @@ def _matmul(operation: Any, a: Any, b: Any) -> Any:
 
 def _dot(operation: Any, a: Any, b: Any) -> Any:
     return tf.tensordot(a, b, axes=1 if len(b.shape) == 1 else [[-1], [-2]])
-
-
-def _einsum(operation: Any, *operands: Any) -> Any:
-    constants = {
-        str(place): np.asarray(operand).tolist()
-        for place, operand in enumerate(operands)
-        if not hasattr(operand, "_keras_history")
-    }
-    tensors = [operand for operand in operands if hasattr(operand, "_keras_history")]
-    return Einsum(operation.subscripts, constants)(tensors)
 
 
 def _pad(operation: Any, x: Any, constant_values: Any = None) -> Any:
@@ -163,9 +154,9 @@ def _attention(
     if query.shape[2] != key.shape[2]:
         raise Unsupported("its queries have more heads than its keys")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    logits = Einsum("btnh,bsnh->bnts")([query, key]) * scale
+    logits = einsum("btnh,bsnh->bnts", query, key) * scale
     logits = logits if bias is None else logits + bias
-    return Einsum("bnts,bsnh->btnh")([tf.nn.softmax(logits, axis=-1), value])
+    return einsum("bnts,bsnh->btnh", tf.nn.softmax(logits, axis=-1), value)
 
 
 def _squeeze(operation: Any, x: Any) -> Any:
@@ -207,13 +198,8 @@ def _split(operation: Any, x: Any) -> Any:
 
 
 def _get_item(operation: Any, x: Any, key: Any) -> Any:
-    keys = list(key) if isinstance(key, list | tuple) else [key]
-    if Ellipsis in [item for item in keys if item is None or item is Ellipsis]:
-        # tf_keras cannot write an Ellipsis into a configuration.
-        place = next(index for index, item in enumerate(keys) if item is Ellipsis)
-        named = sum(item is not None for item in keys) - 1
-        keys[place : place + 1] = [slice(None)] * (len(x.shape) - named)
-    return x[tuple(keys)] if len(keys) > 1 else x[keys[0]]
+    key = written_out(key, len(x.shape))
+    return x[tuple(key)] if isinstance(key, list) else x[key]
 
 
 def _take(operation: Any, x: Any, indices: Any) -> Any:
@@ -282,7 +268,7 @@ IN_RESULT_DTYPE: dict[str, Function] = {
     "DivideNoNan": _elementwise(tf.math.divide_no_nan),
     "Dot": _dot,
     "DotProductAttention": _attention,
-    "Einsum": _einsum,
+    "Einsum": lambda o, *operands: einsum(o.subscripts, *operands),
     "Elu": lambda o, x: tf.nn.relu(x) + o.alpha * tf.math.expm1(tf.minimum(x, 0.0)),
     "Erf": _elementwise(tf.math.erf),
     "Exp": _elementwise(tf.exp),
@@ -366,7 +352,7 @@ AS_THEY_COME: dict[str, Function] = {
     "BroadcastTo": lambda o, x: tf.broadcast_to(x, list(o.shape)),
     "Cast": lambda o, x: x,  # to the result's dtype, as every operation is in the end
     "ConvertToTensor": lambda o, x: x,
-    "Copy": lambda o, x: x,
+    "Copy": lambda o, x: tf.identity(x),
     "Equal": _elementwise(tf.equal),
     "ExpandDims": _expand_dims,
     "Flip": _flip,

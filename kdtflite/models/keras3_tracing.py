@@ -45,11 +45,17 @@ def _like(tensor: Any) -> Any:
 def _shapes(model: Any) -> Any:
     """Returns the shapes that a subclassed model was built with, in its inputs' structure."""
     shapes = list((getattr(model, "_build_shapes_dict", None) or {}).values())
-    if len(shapes) != 1 or shapes[0] is None:
+    if not shapes or shapes[0] is None:
         raise UnsupportedModelError(
-            f"The call() of the Keras 3 model {model.name!r} takes {len(shapes) or 'unknown'} "
-            "inputs side by side. Let it take one: a tensor, or a list or dict of tensors; then "
-            "call the model once on real data."
+            f"Keras 3 does not know the input shape of the model {model.name!r}: it could not "
+            "follow its call() with symbolic inputs either. Write call() without Python branches, "
+            "loops or NumPy functions on values; or build the model with the functional API, "
+            "keras.Model(inputs, outputs)."
+        )
+    if len(shapes) > 1:
+        raise UnsupportedModelError(
+            f"The call() of the Keras 3 model {model.name!r} takes {len(shapes)} inputs side by "
+            "side. Let it take one: a tensor, or a list or dict of tensors."
         )
     return shapes[0]
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
 from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
-__all__ = ["APPLICATION_LAYERS", "Einsum"]
+__all__ = ["APPLICATION_LAYERS", "Einsum", "einsum"]
 
 # ConvNeXt's and InceptionResNetV2's own layers: both generations define them beside the nets.
 APPLICATION_LAYERS: dict[str, type[keras.layers.Layer]] = {
@@ -28,7 +29,7 @@ for _kind in (LayerScale, StochasticDepth):  # tf_keras registers CustomScaleLay
 
 @keras.utils.register_keras_serializable(package="kdtflite")
 class Einsum(keras.layers.Layer):
-    """`tf.einsum` of a list of tensors, which tf_keras cannot call on symbolic ones itself.
+    """`tf.einsum` of a list of tensors: what tf_keras makes of that call cannot be cloned or saved.
 
     Args:
         subscripts: The equation, as in "bij,bjk->bik".
@@ -54,3 +55,14 @@ class Einsum(keras.layers.Layer):
             "subscripts": self.subscripts,
             "constants": dict(self.constants),
         }
+
+
+def einsum(subscripts: str, *operands: Any) -> Any:
+    """Calls `Einsum` on operands of which some are symbolic; the others are constants."""
+    constants = {
+        str(place): np.asarray(operand).tolist()
+        for place, operand in enumerate(operands)
+        if not hasattr(operand, "_keras_history")
+    }
+    tensors = [operand for operand in operands if hasattr(operand, "_keras_history")]
+    return Einsum(subscripts, constants)(tensors)

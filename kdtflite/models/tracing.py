@@ -15,7 +15,7 @@ from typing import Any
 
 from kdtflite.errors import UnsupportedModelError
 
-__all__ = ["map_structure", "must_be_traced", "nodes", "trace"]
+__all__ = ["map_structure", "must_be_traced", "nodes", "trace", "written_out"]
 
 # Whose layers stay whole: they are known, or wrap others on purpose.
 _KNOWN_PACKAGES = frozenset({"keras", "kdtflite", "tensorflow_model_optimization", "tf_keras"})
@@ -44,38 +44,31 @@ def trace(model: Any, inputs: Any) -> Any:
             weights that belong to no layer. The message says what to change.
     """
     if not _is_graph(model):
+        _refuse_several_inputs(model)
         _refuse_own_weights(model)
     layers = [model, *_inner(model)]
     if any(_takes_training(layer) for layer in layers if not _is_graph(layer)):
         with _restored_nodes(layers):
-            training = _Tracer(model, training=True).calls(inputs)
+            training = _Tracer(model, inputs, training=True).calls()
         with _restored_nodes(layers):
-            inference = _Tracer(model, training=None).calls(inputs)
+            inference = _Tracer(model, inputs, training=None).calls()
         if training != inference:
             more, fewer = (
                 sorted({name for name, _ in one if (name, _) not in other})
                 for one, other in ((training, inference), (inference, training))
             )
+            only = "; ".join(
+                f"only in {mode}: {', '.join(names)}"
+                for mode, names in (("training", more), ("inference", fewer))
+                if names
+            )
             raise UnsupportedModelError(
                 f"The call() of {_described(model)} takes another path in training than in "
-                f"inference (only in training: {', '.join(more) or 'other connections'}; only in "
-                f"inference: {', '.join(fewer) or 'other connections'}), and a Functional model "
-                "has one. Call the layers always: Dropout, BatchNormalization, GaussianNoise and "
-                "the Random layers know by themselves when to rest."
+                f"inference{f' ({only})' if only else ''}, and a Functional model has one. "
+                "Call the layers always: Dropout, BatchNormalization, GaussianNoise and the Random "
+                "layers know by themselves when to rest."
             )
-    tracer = _Tracer(model, training=None)
-    traced = tracer.model(inputs)
-    kept = {id(weight) for weight in traced.weights}
-    lost = [_weight_name(weight) for weight in model.weights if id(weight) not in kept]
-    if lost:
-        raise UnsupportedModelError(
-            f"The call() of {_described(model)} uses no layer on its inputs that holds the "
-            f"weights {', '.join(lost[:6])}{', ...' if len(lost) > 6 else ''}. They would stay "
-            "behind: weights used in plain operations, a layer that is called on a constant "
-            "(positions from arange), or one that call() leaves out. Hold such weights in a layer "
-            "that takes the inputs, or remove what call() does not use."
-        )
-    return traced
+    return _Tracer(model, inputs, training=None).model()
 
 
 def nodes(model: Any) -> Iterator[tuple[Any, list[Any]]]:
@@ -104,30 +97,31 @@ def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:
 class _Tracer:
     """One trace of a model, with `training` as what every call() of one's own is told."""
 
-    def __init__(self, model: Any, training: bool | None) -> None:
+    def __init__(self, model: Any, inputs: Any, training: bool | None) -> None:
         self._source = model
+        self._inputs = inputs
         self._training = training
         self._keras = _keras_of(model)
         self._opened: dict[tuple[int, str], Any] = {}
         self._used: set[str] = set()
 
-    def model(self, inputs: Any) -> Any:
+    def model(self) -> Any:
         """Returns the Functional model."""
-        call = self._source.call
-        kwargs = {"training": self._training} if _takes_training(self._source) else {}
-        if _is_graph(self._source):
-            kwargs = {}
+        told = _takes_training(self._source) and not _is_graph(self._source)
+        kwargs = {"training": self._training} if told else {}
         with self._patched_classes():
             try:
-                outputs = call(inputs, **kwargs)
-                return self._keras.Model(inputs, outputs, name=self._source.name)
+                outputs = self._source.call(self._inputs, **kwargs)
+                model = self._keras.Model(self._inputs, outputs, name=self._source.name)
             except UnsupportedModelError:
                 raise
             # The user's code may raise anything.
             except Exception as error:
                 raise _failure(self._source, error) from error
+        _refuse_other_weights(self._source, model)
+        return model
 
-    def calls(self, inputs: Any) -> list[tuple[str, int]]:
+    def calls(self) -> list[tuple[str, int]]:
         """Returns what is called, in order, each as (name, identity), through opened layers too."""
         own = {id(layer): layer for layer in [self._source, *_inner(self._source)]}
 
@@ -140,34 +134,26 @@ class _Tracer:
                 else:
                     yield type(layer).__name__, len(tensors)
 
-        return list(called(self.model(inputs)))
+        return list(called(self.model()))
 
     @contextlib.contextmanager
     def _patched_classes(self) -> Iterator[None]:
         """Makes calls of the layers that are opened come here while the model is traced."""
         with contextlib.ExitStack() as stack:
             for kind in {type(layer) for layer in _inner(self._source) if _opens(layer)}:
-                stack.enter_context(self._patched(kind))
+                stack.enter_context(_replaced(kind, "__call__", self._call_of(kind.__call__)))
+            if self._keras.__name__ != "keras":
+                stack.enter_context(_writable_calls())
             yield
 
-    @contextlib.contextmanager
-    def _patched(self, kind: Any) -> Iterator[None]:
-        original, is_own = kind.__call__, "__call__" in vars(kind)
-
+    def _call_of(self, original: Any) -> Any:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
             tensors = _leaves((args, kwargs))
             if not _opens(layer) or not any(self._is_symbolic(item) for item in tensors):
                 return original(layer, *args, **kwargs)
             return self._call_opened(layer, original, args, kwargs)
 
-        kind.__call__ = call
-        try:
-            yield
-        finally:
-            if is_own:
-                kind.__call__ = original
-            else:
-                del kind.__call__
+        return call
 
     def _call_opened(self, layer: Any, original: Any, args: Any, kwargs: Any) -> Any:
         bound = inspect.signature(layer.call).bind(*args, **kwargs)
@@ -181,9 +167,11 @@ class _Tracer:
             try:
                 self._opened[key] = self._open(layer, bound, tensors)
             except Exception as error:
-                if self._keras.__name__ == "keras":
-                    raise _failure(layer, error) from error
-                return original(layer, *args, **kwargs)
+                if self._keras.__name__ != "keras":
+                    return original(layer, *args, **kwargs)
+                if isinstance(error, UnsupportedModelError):
+                    raise
+                raise _failure(layer, error) from error
         model = self._opened[key]
         told = {} if training is None else {"training": training}
         return model(tensors[0] if len(tensors) == 1 else tensors, **told)
@@ -207,6 +195,7 @@ class _Tracer:
             name += "_again"  # the same layer, called with other settings
         self._used.add(name)
         model = self._keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=name)
+        _refuse_other_weights(layer, model)
         # Its own flag alone: the setter would set those of the layers inside too.
         model._trainable = layer.trainable
         return model
@@ -246,19 +235,62 @@ def _inner(layer: Any) -> list[Any]:
     return list(layer._flatten_layers(include_self=False))
 
 
+def _weights(layer: Any) -> list[Any]:
+    """Returns a layer's weights without the counters of its metrics."""
+    counters = {id(weight) for metric in layer.metrics for weight in metric.variables}
+    return [weight for weight in layer.weights if id(weight) not in counters]
+
+
 def _own_weights(layer: Any) -> list[Any]:
     inner = {id(weight) for one in _inner(layer) for weight in one.weights}
-    return [weight for weight in layer.weights if id(weight) not in inner]
+    return [weight for weight in _weights(layer) if id(weight) not in inner]
+
+
+def _refuse_several_inputs(model: Any) -> None:
+    needed = [
+        name
+        for name, parameter in inspect.signature(model.call).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and name not in ("mask", "training")
+    ]
+    if len(needed) > 1:
+        raise UnsupportedModelError(
+            f"The call() of {_described(model)} takes {len(needed)} inputs side by side "
+            f"({', '.join(needed)}). Let it take one: a tensor, or a list or dict of tensors."
+        )
 
 
 def _refuse_own_weights(model: Any) -> None:
     own = [_weight_name(weight) for weight in _own_weights(model)]
     if own:
         raise UnsupportedModelError(
-            f"{_described(model).capitalize()} holds weights of its own ({', '.join(own[:6])}), "
-            "which a Functional model cannot. Hold them in a layer: Dense, EinsumDense, "
-            "Embedding ..., or your own subclass of keras.layers.Layer."
+            f"Expected weights in layers alone. Received: {_described(model)}, which holds "
+            f"{', '.join(own[:6])} itself, as a Functional model cannot. Hold them in a layer: "
+            "Dense, EinsumDense, Embedding, or a subclass of keras.layers.Layer."
         )
+
+
+def _refuse_other_weights(layer: Any, traced: Any) -> None:
+    weights, kept = _weights(layer), traced.weights
+    for ours, theirs, advice in (
+        (
+            weights,
+            kept,
+            "calls no layer on its inputs that holds the weights {}, which would stay behind: a "
+            "layer called on a constant (positions from arange), weights used without their "
+            "layer, or a layer that call() leaves out. Call such layers on what comes from the "
+            "inputs, and remove those that call() does not use.",
+        ),
+        (kept, weights, "makes the weights {}. Make their layers in __init__(), once."),
+    ):
+        known = {id(weight) for weight in theirs}
+        names = [_weight_name(weight) for weight in ours if id(weight) not in known]
+        if names:
+            shown = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+            raise UnsupportedModelError(
+                f"The call() of {_described(layer)} {advice.format(shown)}"
+            )
 
 
 def _takes_training(layer: Any) -> bool:
@@ -306,12 +338,62 @@ def _restored_nodes(layers: list[Any]) -> Iterator[None]:
             del items[length:]
 
 
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Gives a class another attribute while the block runs."""
+    original, is_own = getattr(owner, name), name in vars(owner)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if is_own:
+            setattr(owner, name, original)
+        else:
+            delattr(owner, name)
+
+
+@contextlib.contextmanager
+def _writable_calls() -> Iterator[None]:
+    """Mends two calls that tf_keras puts into a graph and can then neither clone nor save.
+
+    An Ellipsis in a slice is written out, and tf.einsum becomes a layer.
+    """
+    import tensorflow as tf
+    from tf_keras.src.engine.keras_tensor import KerasTensor
+
+    from kdtflite.models import layers
+
+    plain_slice, plain_einsum = KerasTensor.__getitem__, tf.einsum
+
+    def get_item(tensor: Any, key: Any) -> Any:
+        return plain_slice(tensor, written_out(key, len(tensor.shape)))
+
+    def einsum(equation: str, *inputs: Any, **kwargs: Any) -> Any:
+        if any(isinstance(item, KerasTensor) for item in inputs):
+            return layers.einsum(equation, *inputs)
+        return plain_einsum(equation, *inputs, **kwargs)
+
+    with _replaced(KerasTensor, "__getitem__", get_item), _replaced(tf, "einsum", einsum):
+        yield
+
+
+def written_out(key: Any, rank: int) -> Any:
+    """Returns the key of a slice with its Ellipsis, if any, replaced by whole axes."""
+    keys = list(key) if isinstance(key, tuple | list) else [key]
+    places = [place for place, item in enumerate(keys) if item is Ellipsis]
+    if not places:
+        return key
+    named = sum(item is not None for item in keys) - 1
+    keys[places[0] : places[0] + 1] = [slice(None)] * (rank - named)
+    return tuple(keys)
+
+
 def _failure(layer: Any, error: Exception) -> UnsupportedModelError:
     reason = " ".join(str(error).split())
     return UnsupportedModelError(
         f"The call() of {_described(layer)} cannot be followed with symbolic inputs: "
         f"{type(error).__name__}: {reason[:300]} Expected a call() that only calls layers and "
         "operations on its inputs: no Python branch, loop or NumPy function on their values, no "
-        "variable made in it, no name given to two layers. Build the model with the functional "
+        "tf.function around it, no variable made in it, no name given to two layers. Build the model with the functional "
         "API, keras.Model(inputs, outputs), if that cannot be."
     )
