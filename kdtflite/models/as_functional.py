@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kdtflite import progress
 from kdtflite.errors import UnsupportedModelError
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.from_keras3 import is_keras3_model
@@ -47,7 +46,7 @@ def as_functional(model: Any) -> tf_keras.Model:
     if is_keras3_model(model):
         return as_tf_keras(model)
     model = as_tf_keras(model)
-    from kdtflite.models.parity import compare, random_inputs
+    from kdtflite.models.parity import compare, random_inputs, tell_once
     from kdtflite.models.tracing import must_be_traced, trace
 
     if not must_be_traced(model):
@@ -61,8 +60,9 @@ def as_functional(model: Any) -> tf_keras.Model:
         random_inputs(traced, inputs),
         _ADVICE,
     )
-    progress.say(
-        f"Model {model.name!r} ({type(model).__name__}) traced to a Functional model: {parity}."
+    tell_once(
+        model,
+        f"Model {model.name!r} ({type(model).__name__}) traced to a Functional model: {parity}.",
     )
     return traced
 
@@ -72,7 +72,7 @@ def _symbolic_inputs(model: tf_keras.Model) -> Any:
     import tensorflow as tf
     import tf_keras as keras
 
-    from kdtflite.models.tracing import map_structure
+    from kdtflite.models.graphs import map_structure
 
     def symbolic(spec: Any) -> Any:
         shape = tuple(spec.shape)

@@ -9,7 +9,7 @@ from typing import Any
 import tf_keras as keras
 
 from kdtflite.models.as_functional import as_functional
-from kdtflite.models.tracing import map_structure
+from kdtflite.models.graphs import map_structure
 from kdtflite.progress import say
 
 __all__ = ["custom_layers", "float32_policy", "in_float32"]
@@ -29,7 +29,8 @@ def in_float32(model: keras.Model) -> keras.Model:
     found = _OTHER_FLOATS & {layer.compute_dtype for layer in layers}
     if not found:
         return model
-    say(f"The model {model.name!r} computes in {', '.join(sorted(found))}; it is rebuilt in float32.")
+    named = ", ".join(sorted(found))
+    say(f"The model {model.name!r} computes in {named}; it is rebuilt in float32.")
     model = as_functional(model)
     with float32_policy(), custom_layers(model):
         rebuilt = _rebuilt(model)

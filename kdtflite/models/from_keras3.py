@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,9 +21,6 @@ _FLOAT_TYPES = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat
 # Of the largest output, where the model that was given computes in half precision.
 _HALF_TOLERANCE = 2e-2
 _ADVICE = "Rebuild the model with tf_keras (`import tf_keras as keras`) and load its weights there."
-
-# Models whose parity was told: the doors of one job may each convert the same model.
-_told: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def convert_keras3(model: Any) -> Keras3Conversion:
     from kdtflite.models.float32 import float32_policy
     from kdtflite.models.keras3_graph import Rebuilder, input_structure, kind_of_model
     from kdtflite.models.keras3_tracing import traced_keras3
-    from kdtflite.models.parity import TOLERANCE, compare, random_inputs
+    from kdtflite.models.parity import TOLERANCE, compare, random_inputs, tell_once
 
     if kind_of_model(model) is None:
         raise UnsupportedModelError(
@@ -116,9 +112,7 @@ def convert_keras3(model: Any) -> Keras3Conversion:
         _ADVICE,
         tolerance=TOLERANCE if graph is model or source is graph else _HALF_TOLERANCE,
     )
-    if model not in _told:
-        _told.add(model)
-        progress.say(f"Keras 3 model {model.name!r} carried over to tf_keras: {parity}.")
+    tell_once(model, f"Keras 3 model {model.name!r} carried over to tf_keras: {parity}.")
     return Keras3Conversion(target, parity.difference)
 
 

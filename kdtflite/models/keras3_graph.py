@@ -7,6 +7,7 @@ from typing import Any
 import tf_keras as keras
 
 from kdtflite.errors import UnsupportedModelError
+from kdtflite.models.graphs import map_structure
 from kdtflite.models.keras3_configs import (
     describe,
     is_built_in,
@@ -15,7 +16,6 @@ from kdtflite.models.keras3_configs import (
     refuse_layer,
 )
 from kdtflite.models.keras3_operations import call_operation, float32_instead
-from kdtflite.models.tracing import map_structure
 
 __all__ = ["Rebuilder", "input_structure", "kind_of_model"]
 

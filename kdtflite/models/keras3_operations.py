@@ -14,7 +14,7 @@ from kdtflite.models.keras3_configs import refuse_layer
 from kdtflite.models.keras3_tensorflow import (
     AS_THEY_COME,
     IN_RESULT_DTYPE,
-    Unsupported,
+    UnsupportedSettingError,
     permutation,
 )
 
@@ -85,9 +85,10 @@ def call_operation(
             tensors = [item for item in tf.nest.flatten(operands) if _is_symbolic(item)]
             outputs = layer(tensors[0] if len(tensors) == 1 else tensors)
         else:
+            assert function is not None  # ReLU is a layer
             outputs = _in_dtype(function(operation, *args, **kwargs), dtype, first=True)
         _name_layers(outputs, given, name)
-    except Unsupported as error:
+    except UnsupportedSettingError as error:
         refuse_layer(where, f"{error}.", _ADVICE)
     # TensorFlow and tf_keras raise anything for operands that they cannot take.
     except (TypeError, ValueError, AttributeError, NotImplementedError, tf.errors.OpError) as error:
@@ -152,9 +153,10 @@ def _layer_of_one(
         return _global_pooling(kind, operation, len(shape))
     if kind == "Reshape":
         new = operation.newshape
-        if new[0] in (None, -1) and None not in (*shape[1:], *new[1:]) and -1 not in new[1:]:
-            if math.prod(new[1:]) == math.prod(shape[1:]):  # type: ignore[arg-type]
-                return keras.layers.Reshape(new[1:])
+        sizes = [*shape[1:], *new[1:]]
+        is_static = None not in sizes and -1 not in sizes
+        if is_static and new[0] in (None, -1) and math.prod(shape[1:]) == math.prod(new[1:]):  # type: ignore[arg-type]
+            return keras.layers.Reshape(new[1:])
     if kind in ("Moveaxis", "Swapaxes", "Transpose"):
         order = permutation(operation, len(shape))
         return keras.layers.Permute(order[1:]) if order[0] == 0 and len(order) > 1 else None
@@ -235,12 +237,7 @@ def _common_dtype(operands: list[Any]) -> str:
     """Returns the dtype that two operands of a comparison are compared in."""
     import keras as keras3
 
-    kinds = [
-        type(item)
-        if isinstance(item, int | float)
-        else item.dtype.name
-        for item in operands
-    ]
+    kinds = [type(item) if isinstance(item, int | float) else item.dtype.name for item in operands]
     return float32_instead(keras3.backend.result_type(*kinds))
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kdtflite.models.graphs import written_out
 from kdtflite.models.layers import einsum
-from kdtflite.models.tracing import written_out
 
-__all__ = ["AS_THEY_COME", "IN_RESULT_DTYPE", "Unsupported", "permutation"]
+__all__ = ["AS_THEY_COME", "IN_RESULT_DTYPE", "UnsupportedSettingError", "permutation"]
 
 # Called with the Keras 3 operation, whose attributes are its settings, and its operands.
 Function = Callable[..., Any]
 
 
-class Unsupported(Exception):
+class UnsupportedSettingError(Exception):
     """A setting of an operation that TensorFlow has no equal of; the message says which."""
 
 
@@ -45,7 +45,7 @@ def _elementwise(function: Callable[..., Any]) -> Function:
 def _reduction(function: Callable[..., Any]) -> Function:
     def call(operation: Any, x: Any) -> Any:
         if getattr(operation, "initial", None) is not None:
-            raise Unsupported("it has initial=")
+            raise UnsupportedSettingError("it has initial=")
         return function(x, axis=operation.axis, keepdims=operation.keepdims)
 
     return call
@@ -54,7 +54,7 @@ def _reduction(function: Callable[..., Any]) -> Function:
 def _index_of(function: Callable[..., Any]) -> Function:
     def call(operation: Any, x: Any) -> Any:
         if operation.axis is None:
-            raise Unsupported("it has axis=None")
+            raise UnsupportedSettingError("it has axis=None")
         index = function(x, axis=operation.axis, output_type="int32")
         return tf.expand_dims(index, operation.axis) if operation.keepdims else index
 
@@ -73,7 +73,7 @@ def _dot(operation: Any, a: Any, b: Any) -> Any:
 
 def _pad(operation: Any, x: Any, constant_values: Any = None) -> Any:
     if operation.mode not in ("constant", "reflect", "symmetric"):
-        raise Unsupported(f"it has mode={operation.mode!r}")
+        raise UnsupportedSettingError(f"it has mode={operation.mode!r}")
     width = [list(pair) for pair in operation.pad_width]
     width = width * len(x.shape) if len(width) == 1 else width
     return tf.pad(x, width, operation.mode.upper(), constant_values=constant_values or 0)
@@ -85,14 +85,14 @@ def _var(operation: Any, x: Any) -> Any:
 
 def _round(operation: Any, x: Any) -> Any:
     if operation.decimals:
-        raise Unsupported(f"it has decimals={operation.decimals}")
+        raise UnsupportedSettingError(f"it has decimals={operation.decimals}")
     return tf.round(x)
 
 
 def _softmax(function: Callable[..., Any]) -> Function:
     def call(operation: Any, x: Any) -> Any:
         if not isinstance(operation.axis, int):
-            raise Unsupported(f"it has axis={operation.axis!r}")
+            raise UnsupportedSettingError(f"it has axis={operation.axis!r}")
         return function(x, axis=operation.axis)
 
     return call
@@ -105,7 +105,7 @@ def _glu(operation: Any, x: Any) -> Any:
 
 def _normalize(operation: Any, x: Any) -> Any:
     if operation.order != 2:
-        raise Unsupported(f"it has order={operation.order}")
+        raise UnsupportedSettingError(f"it has order={operation.order}")
     epsilon = 1e-7 if operation.epsilon is None else operation.epsilon
     return tf.math.l2_normalize(x, axis=operation.axis, epsilon=epsilon**2)
 
@@ -131,13 +131,13 @@ def _resize(operation: Any, x: Any) -> Any:
     _channels_last(operation)
     for name in ("antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio"):
         if getattr(operation, name):
-            raise Unsupported(f"it has {name}=True")
+            raise UnsupportedSettingError(f"it has {name}=True")
     return tf.image.resize(x, list(operation.size), method=operation.interpolation)
 
 
 def _channels_last(operation: Any) -> None:
     if operation.data_format == "channels_first":
-        raise Unsupported("it has data_format='channels_first'")
+        raise UnsupportedSettingError("it has data_format='channels_first'")
 
 
 def _attention(
@@ -150,9 +150,9 @@ def _attention(
     scale: Any = None,
 ) -> Any:
     if operation.is_causal or operation.attn_logits_soft_cap is not None or mask is not None:
-        raise Unsupported("it has a mask or a cap")
+        raise UnsupportedSettingError("it has a mask or a cap")
     if query.shape[2] != key.shape[2]:
-        raise Unsupported("its queries have more heads than its keys")
+        raise UnsupportedSettingError("its queries have more heads than its keys")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     logits = einsum("btnh,bsnh->bnts", query, key) * scale
     logits = logits if bias is None else logits + bias
@@ -172,8 +172,10 @@ def _expand_dims(operation: Any, x: Any) -> Any:
 
 def _norm(operation: Any, x: Any) -> Any:
     several = isinstance(operation.axis, list | tuple)
-    if operation.axis is None or not (operation.ord is None or (operation.ord == 2 and not several)):
-        raise Unsupported(f"it has ord={operation.ord!r} and axis={operation.axis!r}")
+    if operation.axis is None or not (
+        operation.ord is None or (operation.ord == 2 and not several)
+    ):
+        raise UnsupportedSettingError(f"it has ord={operation.ord!r} and axis={operation.axis!r}")
     squares = tf.reduce_sum(tf.square(x), axis=operation.axis, keepdims=operation.keepdims)
     return tf.sqrt(squares)
 
@@ -193,7 +195,7 @@ def _split(operation: Any, x: Any) -> Any:
         return tf.split(x, places, axis=operation.axis)
     size = x.shape[operation.axis]
     if size is None:
-        raise Unsupported("it splits an axis of unknown size at given places")
+        raise UnsupportedSettingError("it splits an axis of unknown size at given places")
     return tf.split(x, np.diff([0, *places, size]).tolist(), axis=operation.axis)
 
 
@@ -210,7 +212,7 @@ def _take(operation: Any, x: Any, indices: Any) -> Any:
         indices = np.asarray(indices)
         if (indices < 0).any():
             if size is None:
-                raise Unsupported("it counts from the end of an axis of unknown size")
+                raise UnsupportedSettingError("it counts from the end of an axis of unknown size")
             indices = np.where(indices < 0, indices + size, indices)
     return tf.gather(x, indices, axis=operation.axis)
 
@@ -225,13 +227,13 @@ def _tile(operation: Any, x: Any) -> Any:
     repeats = operation.repeats
     repeats = [repeats] if isinstance(repeats, int) else list(repeats)
     if len(repeats) > len(x.shape):
-        raise Unsupported("it adds axes")
+        raise UnsupportedSettingError("it adds axes")
     return tf.tile(x, [1] * (len(x.shape) - len(repeats)) + repeats)
 
 
 def _triangle(operation: Any, x: Any, lower: bool) -> Any:
     if operation.k:
-        raise Unsupported(f"it has k={operation.k}")
+        raise UnsupportedSettingError(f"it has k={operation.k}")
     return tf.linalg.band_part(x, -1, 0) if lower else tf.linalg.band_part(x, 0, -1)
 
 
@@ -241,7 +243,7 @@ def _top_k(operation: Any, x: Any) -> Any:
 
 def _where(operation: Any, condition: Any, x1: Any = None, x2: Any = None) -> Any:
     if x1 is None or x2 is None:
-        raise Unsupported("it has no values to choose from")
+        raise UnsupportedSettingError("it has no values to choose from")
     return tf.where(condition, x1, x2)
 
 

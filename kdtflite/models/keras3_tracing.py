@@ -7,9 +7,10 @@ from typing import Any
 import keras as keras3
 
 from kdtflite.errors import UnsupportedModelError
+from kdtflite.models.graphs import map_structure
 from kdtflite.models.keras3_graph import input_structure, kind_of_model
 from kdtflite.models.parity import feeding_indices
-from kdtflite.models.tracing import map_structure, must_be_traced, trace
+from kdtflite.models.tracing import must_be_traced, trace
 
 __all__ = ["traced_keras3"]
 
@@ -65,8 +66,6 @@ def _inputs(shapes: Any, indices: set[str], name: str = "input") -> Any:
     if isinstance(shapes, dict):
         return {key: _inputs(value, indices, str(key)) for key, value in shapes.items()}
     if not all(size is None or isinstance(size, int) for size in shapes):
-        return [
-            _inputs(value, indices, f"{name}_{place}") for place, value in enumerate(shapes, 1)
-        ]
+        return [_inputs(value, indices, f"{name}_{place}") for place, value in enumerate(shapes, 1)]
     dtype = "int32" if name in indices else "float32"
     return keras3.Input(tuple(shapes[1:]), dtype=dtype, name=name)

@@ -44,12 +44,14 @@ class Einsum(keras.layers.Layer):
         self.constants = dict(constants or {})
 
     def call(self, inputs: Any) -> tf.Tensor:
+        """Returns the result of the equation for the tensors `inputs`."""
         operands = tf.nest.flatten(inputs)
         for place in sorted(self.constants, key=int):
             operands.insert(int(place), tf.constant(self.constants[place], operands[0].dtype))
         return tf.einsum(self.subscripts, *operands)
 
     def get_config(self) -> dict[str, Any]:
+        """Returns what rebuilds the layer."""
         return {
             **super().get_config(),
             "subscripts": self.subscripts,

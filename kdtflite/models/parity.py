@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from kdtflite.errors import UnsupportedModelError
-from kdtflite.models.tracing import map_structure, nodes
+from kdtflite.models.graphs import map_structure, nodes
+from kdtflite.progress import say
 
-__all__ = ["TOLERANCE", "Parity", "compare", "feeding_indices", "random_inputs"]
+__all__ = ["TOLERANCE", "Parity", "compare", "feeding_indices", "random_inputs", "tell_once"]
 
 TOLERANCE = 1e-4  # of the largest output, in float32
 _MOST = 0.05  # of the largest output, whatever the noise
+
+# Models whose parity was told: the doors of one job may each be given the same model.
+_told: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,13 @@ def compare(
             f"is {largest:.3g}. Expected at most {tolerance:g} of that. {advice}"
         )
     return Parity(difference, largest)
+
+
+def tell_once(model: Any, message: str) -> None:
+    """Prints a line about a model, the first time that there is one."""
+    if model not in _told:
+        _told.add(model)
+        say(message)
 
 
 def _outputs(model: Any, inputs: Any) -> list[np.ndarray]:

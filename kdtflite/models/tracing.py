@@ -9,23 +9,35 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-
 from kdtflite.errors import UnsupportedModelError
+from kdtflite.models.graphs import (
+    described,
+    inner_layers,
+    is_graph,
+    keras_of,
+    leaves,
+    map_structure,
+    nodes,
+    opens,
+    own_weights,
+    restored_nodes,
+    takes_training,
+    weight_name,
+    weights_of,
+    written_out,
+)
 
-__all__ = ["map_structure", "must_be_traced", "nodes", "trace", "written_out"]
-
-# Whose layers stay whole: they are known, or wrap others on purpose.
-_KNOWN_PACKAGES = frozenset({"keras", "kdtflite", "tensorflow_model_optimization", "tf_keras"})
+__all__ = ["must_be_traced", "trace"]
 
 
 def must_be_traced(model: Any) -> bool:
     """Says whether a model is subclassed or holds, however deep, a layer that `trace` opens."""
-    if not _is_graph(model):
+    if not is_graph(model):
         return True
-    return any(_opens(layer) for layer in _inner(model))
+    return any(opens(layer) for layer in inner_layers(model))
 
 
 def trace(model: Any, inputs: Any) -> Any:
@@ -43,14 +55,14 @@ def trace(model: Any, inputs: Any) -> Any:
         UnsupportedModelError: `call` cannot be followed, does something else in training, or uses
             weights that belong to no layer. The message says what to change.
     """
-    if not _is_graph(model):
+    if not is_graph(model):
         _refuse_several_inputs(model)
         _refuse_own_weights(model)
-    layers = [model, *_inner(model)]
-    if any(_takes_training(layer) for layer in layers if not _is_graph(layer)):
-        with _restored_nodes(layers):
+    layers = [model, *inner_layers(model)]
+    if any(takes_training(layer) for layer in layers if not is_graph(layer)):
+        with restored_nodes(layers):
             training = _Tracer(model, inputs, training=True).calls()
-        with _restored_nodes(layers):
+        with restored_nodes(layers):
             inference = _Tracer(model, inputs, training=None).calls()
         if training != inference:
             more, fewer = (
@@ -63,35 +75,12 @@ def trace(model: Any, inputs: Any) -> Any:
                 if names
             )
             raise UnsupportedModelError(
-                f"The call() of {_described(model)} takes another path in training than in "
+                f"The call() of {described(model)} takes another path in training than in "
                 f"inference{f' ({only})' if only else ''}, and a Functional model has one. "
                 "Call the layers always: Dropout, BatchNormalization, GaussianNoise and the Random "
                 "layers know by themselves when to rest."
             )
     return _Tracer(model, inputs, training=None).model()
-
-
-def nodes(model: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """Yields (layer or operation, input tensors) of a graph's nodes, inputs first."""
-    graph = getattr(model, "_functional", None) or model
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if hasattr(node, "keras_inputs"):
-                yield node.layer, node.keras_inputs
-            else:
-                yield node.operation, node.input_tensors
-
-
-def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:
-    """Maps the leaves of dicts, lists and tuples; Keras' own kinds of those become plain ones."""
-    if isinstance(structure, dict):
-        return {key: map_structure(function, value) for key, value in structure.items()}
-    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(map_structure(function, value) for value in structure))
-    if isinstance(structure, list | tuple):
-        values = [map_structure(function, value) for value in structure]
-        return tuple(values) if isinstance(structure, tuple) else values
-    return function(structure)
 
 
 class _Tracer:
@@ -101,13 +90,13 @@ class _Tracer:
         self._source = model
         self._inputs = inputs
         self._training = training
-        self._keras = _keras_of(model)
+        self._keras = keras_of(model)
         self._opened: dict[tuple[int, str], Any] = {}
         self._used: set[str] = set()
 
     def model(self) -> Any:
         """Returns the Functional model."""
-        told = _takes_training(self._source) and not _is_graph(self._source)
+        told = takes_training(self._source) and not is_graph(self._source)
         kwargs = {"training": self._training} if told else {}
         with self._patched_classes():
             try:
@@ -123,7 +112,7 @@ class _Tracer:
 
     def calls(self) -> list[tuple[str, int]]:
         """Returns what is called, in order, each as (name, identity), through opened layers too."""
-        own = {id(layer): layer for layer in [self._source, *_inner(self._source)]}
+        own = {id(layer): layer for layer in [self._source, *inner_layers(self._source)]}
 
         def called(model: Any) -> Iterator[tuple[str, int]]:
             for layer, tensors in nodes(model):
@@ -140,7 +129,7 @@ class _Tracer:
     def _patched_classes(self) -> Iterator[None]:
         """Makes calls of the layers that are opened come here while the model is traced."""
         with contextlib.ExitStack() as stack:
-            for kind in {type(layer) for layer in _inner(self._source) if _opens(layer)}:
+            for kind in {type(layer) for layer in inner_layers(self._source) if opens(layer)}:
                 stack.enter_context(_replaced(kind, "__call__", self._call_of(kind.__call__)))
             if self._keras.__name__ != "keras":
                 stack.enter_context(_writable_calls())
@@ -148,8 +137,8 @@ class _Tracer:
 
     def _call_of(self, original: Any) -> Any:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            tensors = _leaves((args, kwargs))
-            if not _opens(layer) or not any(self._is_symbolic(item) for item in tensors):
+            tensors = leaves((args, kwargs))
+            if not opens(layer) or not any(self._is_symbolic(item) for item in tensors):
                 return original(layer, *args, **kwargs)
             return self._call_opened(layer, original, args, kwargs)
 
@@ -158,7 +147,7 @@ class _Tracer:
     def _call_opened(self, layer: Any, original: Any, args: Any, kwargs: Any) -> Any:
         bound = inspect.signature(layer.call).bind(*args, **kwargs)
         training = bound.arguments.pop("training", None)
-        tensors = [item for item in _leaves(bound.arguments) if self._is_symbolic(item)]
+        tensors = [item for item in leaves(bound.arguments) if self._is_symbolic(item)]
         settings = map_structure(
             lambda item: "a tensor" if self._is_symbolic(item) else item, dict(bound.arguments)
         )
@@ -179,7 +168,12 @@ class _Tracer:
     def _open(self, layer: Any, bound: inspect.BoundArguments, tensors: list[Any]) -> Any:
         masked = any(getattr(tensor, "_keras_mask", None) is not None for tensor in tensors)
         parameters = bound.signature.parameters
-        if not _is_graph(layer) and masked and "mask" in parameters and "mask" not in bound.arguments:
+        if (
+            not is_graph(layer)
+            and masked
+            and "mask" in parameters
+            and "mask" not in bound.arguments
+        ):
             raise ValueError("its call() takes the mask that an Embedding or Masking layer made.")
         inputs = [self._input_like(tensor) for tensor in tensors]
         waiting = iter(inputs)
@@ -187,7 +181,7 @@ class _Tracer:
             lambda item: next(waiting) if self._is_symbolic(item) else item, dict(bound.arguments)
         )
         bound.arguments.update(arguments)
-        if "training" in parameters and not _is_graph(layer):
+        if "training" in parameters and not is_graph(layer):
             bound.arguments["training"] = self._training
         outputs = layer.call(*bound.args, **bound.kwargs)
         name = layer.name
@@ -210,42 +204,6 @@ class _Tracer:
         return hasattr(value, "_keras_history") or type(value).__name__ == "KerasTensor"
 
 
-def _is_graph(model: Any) -> bool:
-    """Says whether Keras itself runs a model from its graph: Sequential and Functional ones."""
-    kinds = {base.__name__ for base in type(model).__mro__ if _package(base) in ("keras", "tf_keras")}
-    return bool(kinds & {"Functional", "Sequential"}) and not _is_opaque(model)
-
-
-def _is_opaque(layer: Any) -> bool:
-    """Says whether the layer's call() is the user's own Python code."""
-    return _package(type(layer).call) not in _KNOWN_PACKAGES
-
-
-def _opens(layer: Any) -> bool:
-    """Says whether calls of a layer inside a model are followed into its call()."""
-    if _is_graph(layer):
-        return any(_opens(inner) for inner in _inner(layer))
-    if not _is_opaque(layer) or _own_weights(layer):
-        return False
-    # A plain layer of one's own may stay in a tf_keras graph; nothing rebuilds a Keras 3 one.
-    return bool(_inner(layer)) or _keras_of(layer).__name__ == "keras"
-
-
-def _inner(layer: Any) -> list[Any]:
-    return list(layer._flatten_layers(include_self=False))
-
-
-def _weights(layer: Any) -> list[Any]:
-    """Returns a layer's weights without the counters of its metrics."""
-    counters = {id(weight) for metric in layer.metrics for weight in metric.variables}
-    return [weight for weight in layer.weights if id(weight) not in counters]
-
-
-def _own_weights(layer: Any) -> list[Any]:
-    inner = {id(weight) for one in _inner(layer) for weight in one.weights}
-    return [weight for weight in _weights(layer) if id(weight) not in inner]
-
-
 def _refuse_several_inputs(model: Any) -> None:
     needed = [
         name
@@ -256,23 +214,23 @@ def _refuse_several_inputs(model: Any) -> None:
     ]
     if len(needed) > 1:
         raise UnsupportedModelError(
-            f"The call() of {_described(model)} takes {len(needed)} inputs side by side "
+            f"The call() of {described(model)} takes {len(needed)} inputs side by side "
             f"({', '.join(needed)}). Let it take one: a tensor, or a list or dict of tensors."
         )
 
 
 def _refuse_own_weights(model: Any) -> None:
-    own = [_weight_name(weight) for weight in _own_weights(model)]
+    own = [weight_name(weight) for weight in own_weights(model)]
     if own:
         raise UnsupportedModelError(
-            f"Expected weights in layers alone. Received: {_described(model)}, which holds "
+            f"Expected weights in layers alone. Received: {described(model)}, which holds "
             f"{', '.join(own[:6])} itself, as a Functional model cannot. Hold them in a layer: "
             "Dense, EinsumDense, Embedding, or a subclass of keras.layers.Layer."
         )
 
 
 def _refuse_other_weights(layer: Any, traced: Any) -> None:
-    weights, kept = _weights(layer), traced.weights
+    weights, kept = weights_of(layer), traced.weights
     for ours, theirs, advice in (
         (
             weights,
@@ -285,57 +243,10 @@ def _refuse_other_weights(layer: Any, traced: Any) -> None:
         (kept, weights, "makes the weights {}. Make their layers in __init__(), once."),
     ):
         known = {id(weight) for weight in theirs}
-        names = [_weight_name(weight) for weight in ours if id(weight) not in known]
+        names = [weight_name(weight) for weight in ours if id(weight) not in known]
         if names:
             shown = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-            raise UnsupportedModelError(
-                f"The call() of {_described(layer)} {advice.format(shown)}"
-            )
-
-
-def _takes_training(layer: Any) -> bool:
-    return "training" in inspect.signature(layer.call).parameters
-
-
-def _keras_of(layer: Any) -> Any:
-    if any(_package(base) == "keras" for base in type(layer).__mro__):
-        import keras as keras3
-
-        return keras3
-    import tf_keras as keras
-
-    return keras
-
-
-def _package(obj: Any) -> str:
-    return str(getattr(obj, "__module__", "")).split(".")[0]
-
-
-def _leaves(structure: Any) -> list[Any]:
-    found: list[Any] = []
-    map_structure(found.append, structure)
-    return found
-
-
-def _weight_name(weight: Any) -> str:
-    return str(getattr(weight, "path", weight.name))
-
-
-def _described(layer: Any) -> str:
-    kind = "model" if hasattr(layer, "fit") else "layer"
-    return f"the {kind} {layer.name!r} ({type(layer).__name__})"
-
-
-@contextlib.contextmanager
-def _restored_nodes(layers: list[Any]) -> Iterator[None]:
-    """Forgets the graph nodes that the block adds to the layers."""
-    lists = [getattr(layer, name) for layer in layers for name in ("_inbound_nodes", "_outbound_nodes")]
-    lengths = [len(items) for items in lists]
-    try:
-        yield
-    finally:
-        for items, length in zip(lists, lengths, strict=True):
-            del items[length:]
+            raise UnsupportedModelError(f"The call() of {described(layer)} {advice.format(shown)}")
 
 
 @contextlib.contextmanager
@@ -377,23 +288,12 @@ def _writable_calls() -> Iterator[None]:
         yield
 
 
-def written_out(key: Any, rank: int) -> Any:
-    """Returns the key of a slice with its Ellipsis, if any, replaced by whole axes."""
-    keys = list(key) if isinstance(key, tuple | list) else [key]
-    places = [place for place, item in enumerate(keys) if item is Ellipsis]
-    if not places:
-        return key
-    named = sum(item is not None for item in keys) - 1
-    keys[places[0] : places[0] + 1] = [slice(None)] * (rank - named)
-    return tuple(keys)
-
-
 def _failure(layer: Any, error: Exception) -> UnsupportedModelError:
     reason = " ".join(str(error).split())
     return UnsupportedModelError(
-        f"The call() of {_described(layer)} cannot be followed with symbolic inputs: "
+        f"The call() of {described(layer)} cannot be followed with symbolic inputs: "
         f"{type(error).__name__}: {reason[:300]} Expected a call() that only calls layers and "
         "operations on its inputs: no Python branch, loop or NumPy function on their values, no "
-        "tf.function around it, no variable made in it, no name given to two layers. Build the model with the functional "
-        "API, keras.Model(inputs, outputs), if that cannot be."
+        "tf.function around it, no variable made in it, no name given to two layers. Build the model with the "
+        "functional API, keras.Model(inputs, outputs), if that cannot be."
     )

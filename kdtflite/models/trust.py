@@ -27,7 +27,7 @@ _DANGEROUS_OPERATIONS = frozenset(
     | {"load_library", "load_op_library", "numpy_function", "print", "profiler", "py_function"}
     | {"raw_ops", "saved_model", "summary", "sysconfig", "train"}
 )
-# What TensorFlow's functions are called in their first version, which some of them still go through.
+# Functions of TensorFlow that still go through their first version, by its name.
 _HARMLESS_V1 = frozenset(
     {"boolean_mask", "floor_div", "gather", "gather_nd", "nn", "norm", "pad", "shape", "size"}
     | {"squeeze", "transpose"}
