@@ -218,9 +218,6 @@ def _given_saved_model(path: Path, input_range: tuple[float, float] | None) -> _
 
 
 def _trained_ranges(model: Any) -> dict[str, tuple[float, float]]:
-    # Told by name: importing TFMOT to convert a float model would cost a second.
-    if not any(type(layer).__name__ == "QuantizeLayer" for layer in model.layers):
-        return {}
     from kdtflite.quantization.ranges import input_ranges
 
     return input_ranges(model)

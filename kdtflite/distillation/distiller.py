@@ -28,7 +28,7 @@ from kdtflite.distillation.teachers.failures import python_error
 from kdtflite.distillation.teachers.model import check_ends
 from kdtflite.distillation.teachers.resolve import as_teacher
 from kdtflite.distillation.trials import choose_on
-from kdtflite.errors import ConfigurationError, DataError, UnsupportedModelError
+from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.keras3_objects import (
     to_tf_keras_loss,
@@ -242,15 +242,8 @@ class Distiller(keras.Model):
         Raises:
             ShapeMismatchError: Samples that the student cannot take.
             DataError: Labels that the loss cannot take, or none; samples that are not batched.
-            UnsupportedModelError: A ModelCheckpoint of a quantization-aware student in a .keras
-                file.
         """
         callbacks = all_callbacks(callbacks, self)
-        for callback in getattr(callbacks, "callbacks", callbacks):
-            if isinstance(callback, keras.callbacks.ModelCheckpoint) and (
-                not callback.save_weights_only
-            ):
-                self._check_format(callback.filepath)
         x = check_first_batch(
             self.student,
             self._objective.hard_labels,
@@ -332,22 +325,8 @@ class Distiller(keras.Model):
         return [self._objective.loss, *self._objective.metrics, *compiled]
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the student, so that `ModelCheckpoint` keeps what one ships.
-
-        Raises:
-            UnsupportedModelError: A quantization-aware student into a .keras file, which Keras
-                writes without complaint and cannot load again.
-        """
-        self._check_format(filepath)
+        """Saves the student, so that `ModelCheckpoint` keeps what one ships."""
         self.student.save(filepath, *args, **kwargs)
-
-    def _check_format(self, filepath: Any) -> None:
-        if str(filepath).endswith(".keras") and hasattr(self.student, "quantization"):
-            raise UnsupportedModelError(
-                f"A quantization-aware student cannot be loaded from a .keras file ({filepath}). "
-                "Save it as .h5 or a SavedModel folder, or its weights alone (save_weights, "
-                "save_weights_only=True)."
-            )
 
     def _set_losses(self, losses: Any, hard_label_weight: Any, loss_weights: Any) -> None:
         objective = Objective(losses, hard_label_weight, loss_weights, self.task)

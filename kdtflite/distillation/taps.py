@@ -18,6 +18,9 @@ __all__ = ["TappedModel"]
 Shape = tuple[int | None, ...]
 
 _WRAPPED = "quant_"  # what quantize_aware puts before the name of a layer
+# ... and behind that of a layer whose output it holds as an image, with the axes to leave out:
+# (batch, 1, steps, channels) and (batch, 1, 1, channels).
+_IMAGES = {"_row": (1,), "_point": (1, 2)}
 
 
 class TappedModel:
@@ -39,8 +42,14 @@ class TappedModel:
     def __init__(self, model: keras.Model, layers: Iterable[str], *, role: str) -> None:
         self.model = model
         self._tensors = {path: _tensor(model, path, role) for path in dict.fromkeys(layers)}
+        self._flat = {
+            path: _extra_axes(path, tensor) for path, (_, tensor) in self._tensors.items()
+        }
         self.shapes: dict[str, Shape] = {
-            path: tuple(tensor.shape) for path, (_, tensor) in self._tensors.items()
+            path: tuple(
+                size for axis, size in enumerate(tensor.shape) if axis not in self._flat[path]
+            )
+            for path, (_, tensor) in self._tensors.items()
         }
         self._executor: Any = None
         if self._tensors:
@@ -54,7 +63,10 @@ class TappedModel:
         if self._executor is None:
             return self.model(x, training=training), {}
         outputs, features = self._executor(x, training=training)
-        return outputs, {path: features[path] for path in self._tensors}
+        return outputs, {
+            path: tf.squeeze(features[path], axes) if axes else features[path]
+            for path, axes in self._flat.items()
+        }
 
     def observe(
         self, x: Any, *, training: bool, recording: contextlib.ExitStack | None = None
@@ -175,9 +187,25 @@ def _tensor(model: keras.Model, path: str, role: str) -> tuple[keras.Model, Any]
     return owner, outputs[index]
 
 
+def _extra_axes(path: str, tensor: Any) -> tuple[int, ...]:
+    """Returns the axes that a layer's output has only because it is held as an image."""
+    name, asked = tensor.node.layer.name, path.partition(":")[0].rpartition("/")[2]
+    return next(
+        (
+            axes
+            for image, axes in _IMAGES.items()
+            if name.endswith(image) and not asked.endswith(image)
+        ),
+        (),
+    )
+
+
 def _layer(model: keras.Model, name: str) -> Any:
+    """Returns the layer that gives the output of the one called `name` before it was rewritten."""
     by_name = {layer.name: layer for layer in model.layers}
-    return by_name.get(name, by_name.get(_WRAPPED + name))
+    names = [f"{_WRAPPED}{name}{image}" for image in ("", *_IMAGES)]
+    names += [f"{name}{image}" for image in ("", *_IMAGES)]
+    return next((by_name[known] for known in names if known in by_name), None)
 
 
 def _node(model: keras.Model, layer: Any, path: str, role: str) -> Any:

@@ -10,8 +10,9 @@ from kdtflite.litemodel import LiteModel
 
 __all__ = ["macs", "parameters"]
 
-# What TFMOT's wrappers add to a layer's variables for training; no file holds them.
-_WRAPPER_VARIABLES = ("_min", "_max")
+# What wrappers for training add to a layer's variables; no file holds them.
+_WRAPPERS = ("tensorflow_model_optimization", "kdtflite.quantization")
+_WRAPPER_VARIABLES = ("_min", "_max", "_batches", "_step", "_zero")
 _WRAPPER_NAMES = frozenset(
     {"optimizer_step", "pruning_step", "mask", "threshold", "pulling_indices"}
 )
@@ -30,8 +31,8 @@ def parameters(model: Any) -> int:
 
     Args:
         model: A Keras model: trainable and non-trainable weights, shared ones once, without the
-            ranges, masks and step counters of TFMOT's wrappers. A LiteModel or the path of a
-            `.tflite`: elements of the stored weights and biases, without shapes, axes and
+            ranges, masks and step counters of the wrappers of training. A LiteModel or the path of
+            a `.tflite`: elements of the stored weights and biases, without shapes, axes and
             paddings. A file has fewer than its Keras model where batch normalization was folded,
             a bias is all zero (left out) or two constants are equal (stored once).
 
@@ -77,7 +78,7 @@ def _wrapper_variables(model: Any) -> list[Any]:
     found = []
     # Wrappers are told by where their class lives: importing TFMOT would take a second.
     for layer in model._flatten_layers(include_self=False):
-        if not type(layer).__module__.startswith("tensorflow_model_optimization"):
+        if not type(layer).__module__.startswith(_WRAPPERS):
             continue
         for variable in layer.weights:
             name = variable.name.split(":")[0].rsplit("/", 1)[-1]

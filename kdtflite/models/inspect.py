@@ -137,8 +137,13 @@ def _passes_through(layer: Any) -> bool:
         return True
     if type(layer) is keras.layers.Activation:
         return _activation_name(layer) == "linear"
-    # TFMOT's QuantizeLayer only fake-quantizes; it is named, not imported, since TFMOT is heavy.
-    return type(layer).__name__ in ("ActivityRegularization", "Identity", "QuantizeLayer")
+    # Fake quantization alone; named, not imported: it stands to the right of this package.
+    return type(layer).__name__ in (
+        "ActivityRegularization",
+        "Identity",
+        "FakeQuantize",
+        "QuantizeLayer",
+    )
 
 
 def _kind_of_layer(layer: Any) -> OutputKind:

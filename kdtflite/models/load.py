@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["keras_generation", "load_model"]
 
+_OWN_LAYERS = "kdtflite>FakeQuantize"  # how files name the layers of quantize_aware
+
 
 def load_model(
     path: str | os.PathLike[str],
@@ -29,8 +31,8 @@ def load_model(
     """Loads a Keras model from a file, without its optimizer.
 
     Reads .keras and .h5 files of Keras 2 and Keras 3, and SavedModel folders that Keras 2 wrote.
-    A Keras 3 model is rebuilt in tf_keras (see `from_keras3`). Models wrapped by TFMOT
-    (quantization, pruning, clustering) load from .h5 and SavedModel.
+    A Keras 3 model is rebuilt in tf_keras (see `from_keras3`). Models from
+    `quantize_aware` load from each format; those wrapped by TFMOT from .h5 and SavedModel.
 
     Args:
         path: The file or folder.
@@ -53,6 +55,10 @@ def load_model(
     # Registers what a model converted from Keras 3 may use.
     import kdtflite.models.activations
     import kdtflite.models.layers  # noqa: F401
+
+    if _OWN_LAYERS in json.dumps(file.configs):
+        # The one step to the right in the layout: a file of `quantize_aware` names its layers.
+        import kdtflite.quantization.report  # noqa: F401
 
     objects = dict(custom_objects or {})
     refuse_untrusted(file, unsafe=unsafe, custom_objects=objects)
@@ -104,10 +110,10 @@ def _load_keras2(
             model = keras.models.load_model(
                 str(file.path), custom_objects=custom_objects, compile=False, safe_mode=not unsafe
             )
-        if "Quantize" in json.dumps(file.configs):
-            from kdtflite.quantization.configs import keep_frozen
+        if _OWN_LAYERS in json.dumps(file.configs):
+            from kdtflite.quantization.report import awareness_of
 
-            keep_frozen(model)
+            model.quantization = awareness_of(model)
     if not isinstance(model, keras.Model):
         raise ModelFileError(
             f"{file.path} holds a {type(model).__name__}, not a model. Save a model with "
@@ -145,12 +151,8 @@ def _tfmot_scopes(file: ModelFile) -> Any:
     text = json.dumps(file.configs)
     with contextlib.ExitStack() as stack:
         # TFMOT takes a second to import, so only where it is needed.
-        if "Quantize" in text:
-            # The one step to the right in the layout: only the configurations that a file of
-            # `quantize_aware` names can rebuild it.
-            from kdtflite.quantization.configs import quantize_scope
-
-            stack.enter_context(quantize_scope())
+        if "QuantizeWrapper" in text or "QuantizeLayer" in text:
+            stack.enter_context(import_tfmot().quantization.keras.quantize_scope())
         if "PruneLowMagnitude" in text:
             stack.enter_context(import_tfmot().sparsity.keras.prune_scope())
         if "Cluster" in text:

@@ -274,9 +274,7 @@ def _fit(
         title=title,
         workers=run.workers,
     )
-    # A fake-quantized model can be loaded again from .h5, not from .keras (TFMOT 0.8.1).
-    quantized = hasattr(trained, "quantization")
-    name = run.keep(trained, stage, "model.h5" if quantized else "model.keras")
+    name = run.keep(trained, stage, "model.keras")
     return {"model": name, "training": training}
 
 

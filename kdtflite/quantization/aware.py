@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,52 +10,52 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.data.representative import InputSpec, representative
-from kdtflite.errors import UnsupportedModelError
+from kdtflite.errors import UnsupportedModelError, choose
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.float32 import custom_layers, float32_policy, in_float32
 from kdtflite.progress import say
-from kdtflite.quantization.configs import (
-    OutputOnly,
-    Scheme,
-    keep_frozen,
-    quantize_scope,
-    tfmot,
-)
+from kdtflite.quantization.calibration import Observer, get_calibration
+from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
 from kdtflite.quantization.ranges import rounding_off
 from kdtflite.quantization.report import LayerQuantization, QuantizationAwareness
+from kdtflite.quantization.rewrites.rewrite import rewritten
+from kdtflite.quantization.wrapping import is_known, wrapped
 
 __all__ = ["quantize_aware"]
 
-_PREFIX = "quant_"
-# TFMOT fake-quantizes these activations inside a layer, and no others.
-_ACTIVATIONS = frozenset({"linear", "relu", "softmax", "sigmoid", "tanh", "swish", "gelu"})
-_ACTIVATION_LAYERS = _ACTIVATIONS | {"relu6"}
-_CONVOLUTIONS = (
-    keras.layers.Conv2D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.Conv2DTranspose,
-    keras.layers.SeparableConv2D,
-    keras.layers.Dense,
-)
 _BATCH = 64
+_RANGES = ("fixed", "learned", "moving")
 # Largest difference, relative to the largest output, that float32 alone makes in another order.
 _SAME = 1e-3
 
 
-def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
+def quantize_aware(
+    model: Any,
+    representative_data: Any = None,
+    *,
+    calibration: str | Callable[[], Observer] = "min_max",
+    ranges: str = "moving",
+) -> keras.Model:
     """Returns a copy of `model` that trains quantization-aware.
 
     Weights and activations pass through fake quantization (Jacob et al., arXiv 1712.05877) as
     the int8 kernels will compute: convolutions and depthwise convolutions one scale a channel,
     Dense and activations one scale a tensor, batch normalization folded into what precedes it.
-    Layers that TFMOT cannot wrap stay float in training and are calibrated at conversion;
-    `model.quantization.summary()` says which and why.
+    The model is first rewritten, exactly, into layers that have an integer kernel: nested models
+    are opened, sequences become images of one row, attention and layer normalization are done
+    step by step. What cannot be rewritten stays float in training and is calibrated at
+    conversion; `model.quantization.summary()` says which and why.
 
     Args:
         model: A tf_keras or Keras 3 Sequential or Functional model, built. It is not changed.
         representative_data: Samples that set every activation range before the first step, as
             `kdtflite.data.representative` takes them; a few hundred will do. Without them
             `Distiller.fit` calibrates on its first batches.
+        calibration: How an activation's range is chosen from them: "min_max", "moving_average",
+            "percentile", "mse", "mean_std" or "entropy", or what
+            `kdtflite.quantization.get_calibration` returns for one of these with its options.
+        ranges: What training does with the ranges: "moving" (they follow the batches), "fixed",
+            or "learned" (the scales of activations and weights train; LSQ, arXiv 1902.08153).
 
     Returns:
         A tf_keras model with the same inputs and outputs and an attribute `quantization`.
@@ -66,46 +65,49 @@ def quantize_aware(model: Any, representative_data: Any = None) -> keras.Model:
             can be trained quantization-aware.
         DataError: The representative data do not fit the model.
     """
+    observer = get_calibration(calibration) if isinstance(calibration, str) else calibration
+    choose(ranges, _RANGES, what="way to treat ranges")
     model = as_tf_keras(model)
     _check(model)
-    left_out: dict[str, str] = {}
-    configs: dict[str, Any] = {}
     model = in_float32(model)
     with float32_policy(), custom_layers(model):
-        for layer in model.layers:
-            _plan(layer, left_out, configs)
-        wrapped = _wrap(model, left_out, configs)
-    quantization = QuantizationAwareness(_report(model, wrapped, left_out), wrapped)
-    wrapped.quantization = quantization
-    calibrated = [layer for layer in quantization.layers if layer.how == "calibrated"]
-    if calibrated:
-        say(
-            f"{len(calibrated)} of {len(quantization.layers)} layers are not trained "
-            f"quantization-aware but calibrated at conversion: "
-            f"{', '.join(f'{layer.layer} ({layer.kind})' for layer in calibrated[:8])}"
-            f"{', ...' if len(calibrated) > 8 else ''}."
-        )
+        flat, origin = rewritten(model)
+        aware = wrapped(flat, ranges=ranges)
+    aware.quantization = QuantizationAwareness(_report(model, flat, aware, origin), aware)
+    _say_what_is_calibrated(aware.quantization)
     if representative_data is None:
-        _check_same_function(model, wrapped, _any_inputs(model))
-        return wrapped
+        _check_same_function(model, aware, _any_inputs(model))
+        return aware
     samples = representative(representative_data, _inputs(model))
-    structure = getattr(wrapped, "_nested_inputs", wrapped.inputs[0])
+    structure = getattr(aware, "_nested_inputs", aware.inputs[0])
     batches = [
         tf.nest.pack_sequence_as(structure, [batch[name] for name in model.input_names])
         for batch in samples.batches(_BATCH)
     ]
-    _check_same_function(model, wrapped, batches[0])
-    quantization.calibrate(batches)
-    return wrapped
+    _check_same_function(model, aware, batches[0])
+    aware.quantization.calibrate(batches, observer)
+    return aware
 
 
-def _check_same_function(model: keras.Model, wrapped: keras.Model, inputs: Any) -> None:
-    """Raises unless, without rounding, the wrapped model computes what the float model does.
+def _say_what_is_calibrated(quantization: QuantizationAwareness) -> None:
+    calibrated = [layer for layer in quantization.layers if layer.how == "calibrated"]
+    if not calibrated:
+        return
+    say(
+        f"{len(calibrated)} of {len(quantization.layers)} layers are not trained "
+        f"quantization-aware but calibrated at conversion: "
+        f"{', '.join(f'{layer.layer} ({layer.kind})' for layer in calibrated[:8])}"
+        f"{', ...' if len(calibrated) > 8 else ''}."
+    )
 
-    TFMOT rewrites the graph; a rewrite that went wrong would train a student of another model.
+
+def _check_same_function(model: keras.Model, aware: keras.Model, inputs: Any) -> None:
+    """Raises unless, without rounding, the new model computes what the float model does.
+
+    A rewrite that went wrong would train a student of another model.
     """
-    with rounding_off():
-        rewritten = tf.nest.flatten(wrapped(inputs, training=False))
+    with rounding_off(aware):
+        rewritten = tf.nest.flatten(aware(inputs, training=False))
     for name, before, after in zip(
         model.output_names,
         tf.nest.flatten(model(inputs, training=False)),
@@ -117,8 +119,8 @@ def _check_same_function(model: keras.Model, wrapped: keras.Model, inputs: Any) 
             largest = float(np.max(np.abs(before - after), initial=0.0))
         if largest > _SAME * max(float(np.max(np.abs(before), initial=0.0)), 1e-6):
             raise UnsupportedModelError(
-                f"TFMOT's rewriting changed what {model.name!r} computes: output {name!r} "
-                f"differs by {largest:.3g} before any rounding. "
+                f"Rewriting {model.name!r} for integer kernels changed what it computes: output "
+                f"{name!r} differs by {largest:.3g} before any rounding. "
                 "Convert the float model with kdtflite.convert(), which calibrates it."
             )
 
@@ -144,14 +146,15 @@ def _check(model: keras.Model) -> None:
             f"{type(model).__name__}, whose graph cannot be seen. Build it with "
             "keras.Model(inputs, outputs)."
         )
+    layers = list(model._flatten_layers(include_self=False))
     if any(
-        layer.name.startswith(_PREFIX) and hasattr(layer, "quantize_config")
-        for layer in model.layers
+        isinstance(layer, FakeQuantize | FakeQuantized) or hasattr(layer, "quantize_config")
+        for layer in layers
     ):
         raise UnsupportedModelError(
             f"The model {model.name!r} is quantization-aware already. Pass the float model."
         )
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers:
         if type(layer) is keras.layers.Lambda:
             raise UnsupportedModelError(
                 f"The layer {layer.name!r} is a Lambda, whose code cannot be copied safely. "
@@ -159,112 +162,50 @@ def _check(model: keras.Model) -> None:
             )
 
 
-def _plan(layer: keras.layers.Layer, left_out: dict[str, str], configs: dict[str, Any]) -> None:
-    """Notes in `left_out` or `configs` what TFMOT's defaults cannot do for `layer`."""
-    kind = type(layer)
-    activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
-    if kind is keras.layers.InputLayer:
-        return
-    if isinstance(layer, keras.Model):
-        left_out[layer.name] = "a model inside the model"
-    elif kind is keras.layers.Activation:
-        if activation not in _ACTIVATION_LAYERS:
-            # Leaving it out would fail too, after a layer that is wrapped.
-            configs[layer.name] = OutputOnly(quantize_output=True)
-    elif kind is keras.layers.BatchNormalization:
-        if not _follows_convolution(layer):
-            left_out[layer.name] = "batch normalization that follows no convolution"
-    elif kind is keras.layers.SeparableConv2D:
-        return  # TFMOT splits it into a depthwise and a pointwise convolution
-    elif not Scheme().get_quantize_registry().supports(layer):
-        left_out[layer.name] = f"TFMOT has no fake quantization for {kind.__name__}"
-    elif activation not in _ACTIVATIONS:
-        # As the file will be: the activation's output is quantized, not what goes into it.
-        config = copy.copy(Scheme().get_quantize_registry().get_quantize_config(layer))
-        config.activation_attrs, config.quantize_output = [], True
-        configs[layer.name] = config
-
-
-def _follows_convolution(layer: keras.layers.Layer) -> bool:
-    before = getattr(layer.inbound_nodes[0], "inbound_layers", None)
-    if not isinstance(before, keras.layers.Layer) or not isinstance(before, _CONVOLUTIONS):
-        return False
-    activation = getattr(before.activation, "__name__", "")
-    return activation == "linear" and len(before.outbound_nodes) == 1
-
-
-def _wrap(model: keras.Model, left_out: dict[str, str], configs: dict[str, Any]) -> keras.Model:
-    """Wraps all layers but those left out; a layer that TFMOT refuses joins those."""
-    annotate = tfmot.quantization.keras.quantize_annotate_layer
-
-    def annotated(layer: keras.layers.Layer) -> keras.layers.Layer:
-        cloned = type(layer).from_config(layer.get_config())
-        if layer.name in left_out or isinstance(layer, keras.layers.InputLayer):
-            return cloned
-        return annotate(cloned, configs.get(layer.name))
-
-    for _ in range(len(model.layers)):
-        if all(
-            layer.name in left_out
-            for layer in model.layers
-            if not isinstance(layer, keras.layers.InputLayer)
-        ):
-            raise UnsupportedModelError(
-                f"No layer of {model.name!r} can be trained quantization-aware: "
-                + "; ".join(f"{name}: {why}" for name, why in left_out.items())
-                + ". Convert the float model with kdtflite.convert(), which calibrates it."
-            )
-        try:
-            clone = keras.models.clone_model(model, clone_function=annotated)
-            clone.set_weights(model.get_weights())
-            with quantize_scope():
-                wrapped = tfmot.quantization.keras.quantize_apply(clone, Scheme(), _PREFIX)
-            keep_frozen(wrapped)
-            return wrapped
-        except (ValueError, RuntimeError, AttributeError, TypeError, KeyError) as error:
-            refused = _named_layer(model, str(error), left_out)
-            if refused is None:
-                raise UnsupportedModelError(
-                    f"TFMOT cannot make {model.name!r} quantization-aware "
-                    f"({type(error).__name__}: {str(error).rstrip('.')}). "
-                    "Convert the float model with kdtflite.convert(), which calibrates it."
-                ) from error
-            left_out[refused] = f"refused by TFMOT: {str(error).splitlines()[0][:120]}"
-    raise AssertionError("each round leaves out one more layer")
-
-
-def _named_layer(model: keras.Model, message: str, left_out: dict[str, str]) -> str | None:
-    """Returns the layer that TFMOT's message names, as "Layer NAME:..." or in quotes."""
-    names = [layer.name for layer in model.layers if layer.name not in left_out]
-    for before, after in ((r"[Ll]ayer ", r"\b"), (r"['\"`]", r"['\"`]")):
-        for name in sorted(names, key=len, reverse=True):
-            if re.search(before + re.escape(name) + after, message):
-                return name
-    return None
-
-
 def _report(
-    model: keras.Model, wrapped: keras.Model, left_out: dict[str, str]
+    model: keras.Model, flat: keras.Model, aware: keras.Model, origin: dict[str, str]
 ) -> tuple[LayerQuantization, ...]:
-    by_name = {layer.name: layer for layer in wrapped.layers}
+    """Says of each layer of the float model what became of it; raises if none is trained."""
+    parts: dict[str, list[Any]] = {}
+    for layer in flat.layers:
+        parts.setdefault(origin.get(layer.name, ""), []).append(layer)
+    rounded = {
+        layer.name.removeprefix("quant_")
+        for layer in aware.layers
+        if isinstance(layer, FakeQuantize | FakeQuantized)
+    }
     rows = []
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
-            continue
+    for path, layer in _leaves(model):
         kind = type(layer).__name__
-        wrapper = by_name.get(_PREFIX + layer.name)
-        if layer.name in left_out:
-            rows.append(LayerQuantization(layer.name, kind, "calibrated", left_out[layer.name]))
-        elif wrapper is not None and not _quantizes(wrapper):
-            rows.append(LayerQuantization(layer.name, kind, "folded"))
+        unknown = [part for part in parts.get(path, ()) if not is_known(part)]
+        if unknown:
+            why = f"no integer form is known for {type(unknown[0]).__name__}"
+            rows.append(LayerQuantization(path, kind, "calibrated", why))
+        elif any(part.name in rounded for part in parts.get(path, ())):
+            rows.append(LayerQuantization(path, kind, "trained"))
         else:
-            rows.append(LayerQuantization(layer.name, kind, "trained"))
+            rows.append(LayerQuantization(path, kind, "folded"))
+    if not any(row.how == "trained" for row in rows):
+        raise UnsupportedModelError(
+            f"No layer of {model.name!r} can be trained quantization-aware: "
+            + "; ".join(f"{row.layer}: {row.why or row.how}" for row in rows)
+            + ". Convert the float model with kdtflite.convert(), which calibrates it."
+        )
     return tuple(rows)
 
 
-def _quantizes(wrapper: Any) -> bool:
-    """Whether the wrapper rounds anything: a folded batch normalization does not."""
-    return any("_min" in weight.name for weight in wrapper.weights)
+def _leaves(model: keras.Model, path: str = "") -> list[tuple[str, Any]]:
+    """Returns the layers of a model and of those inside it, by path, inputs left out."""
+    return [
+        leaf
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+        for leaf in (
+            _leaves(layer, f"{path}{layer.name}/")
+            if isinstance(layer, keras.Model)
+            else [(path + layer.name, layer)]
+        )
+    ]
 
 
 def _inputs(model: keras.Model) -> list[InputSpec]:

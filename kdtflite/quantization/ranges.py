@@ -8,40 +8,38 @@ after hundreds of steps. One pass over representative data puts every range wher
 from __future__ import annotations
 
 import contextlib
-import re
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from unittest import mock
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.errors import DataError
 from kdtflite.progress import say
-from kdtflite.quantization.configs import quantizers
+from kdtflite.quantization.calibration import MinMax
+from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
+from kdtflite.quantization.quantizers import ActivationQuantizer, LearnedQuantizer
 
-__all__ = ["calibrate_ranges", "input_ranges", "range_values", "rounding_off"]
+__all__ = ["calibrate_ranges", "input_ranges", "ranged", "rounding_off"]
 
 # XNNPACK refuses a scale below 1e-8 (an activation that is always zero), the plain kernels do
 # not. 255 steps of 1e-6 are safely above.
 _NARROWEST = 255e-6
-
 _LISTED = 8
 
-_lock = threading.Lock()
 
-
-def calibrate_ranges(model: keras.Model, batches: Iterable[Any]) -> int:
+def calibrate_ranges(
+    model: keras.Model, batches: Iterable[Any], observer: Callable[[], Any] | None = None
+) -> int:
     """Sets the ranges of all fake quantization in `model`.
 
-    An activation's range is the least and greatest value that the float activation takes over
-    all batches, and includes 0; a weight's is that of the weight.
+    An activation's range is what its observer finds of the float activation over all batches, the
+    least and greatest value unless told otherwise; it includes 0.
 
     Args:
-        model: A model wrapped by TFMOT.
+        model: A model with fake quantization.
         batches: Inputs as the model takes them, shape (batch, ...).
+        observer: Makes what looks at one activation: `update(values)` a batch, then `range()`.
 
     Returns:
         How many activation ranges were set.
@@ -49,107 +47,86 @@ def calibrate_ranges(model: keras.Model, batches: Iterable[Any]) -> int:
     Raises:
         DataError: There is no batch, or an activation is NaN or infinite.
     """
-    seen: dict[Any, tuple[Any, Any, float, float]] = {}
+    layers = ranged(model)
+    observers = {id(layer.quantizer): (observer or MinMax)() for layer in layers}
+    names = {id(layer.quantizer): layer.name.removeprefix("quant_") for layer in layers}
 
-    def observe(quantizer: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
-        del quantizer, training, kwargs
-        values = inputs.numpy()
-        low, high = weights["min_var"], weights["max_var"]
-        before = seen.get(low.ref(), (low, high, 0.0, 0.0))
-        seen[low.ref()] = (
-            low,
-            high,
-            min(before[2], float(np.min(values, initial=0.0))),
-            max(before[3], float(np.max(values, initial=0.0))),
-        )
-        return inputs
+    def observe(quantizer: Any, values: Any) -> None:
+        array = values.numpy()
+        if not np.isfinite(array).all():
+            raise DataError(
+                f"The output of layer {names[id(quantizer)]} is NaN or infinite on the "
+                "representative data. Expected finite values: check the model's weights and the "
+                "data's scaling."
+            )
+        observers[id(quantizer)].update(array)
 
     count = 0
-    with rounding_off(observe):
+    with rounding_off(model, observe):
         for batch in batches:
             model(batch, training=False)
             count += 1
     if not count:
         raise DataError("Expected at least one batch to calibrate on. Received: none.")
-    _set_weight_ranges(model)
     dead: list[str] = []
-    for low, high, least, greatest in seen.values():
-        name = low.name.split("/")[0].removeprefix("quant_")
-        if not np.isfinite([least, greatest]).all():
-            raise DataError(
-                f"The output of layer {name} is NaN or infinite on the representative data. "
-                "Expected finite values: check the model's weights and the data's scaling."
-            )
+    for layer in layers:
+        least, greatest = observers[id(layer.quantizer)].range()
+        least, greatest = min(least, 0.0), max(greatest, 0.0)
         if greatest - least < _NARROWEST:
-            dead.append(name)
+            dead.append(names[id(layer.quantizer)])
             greatest = least + _NARROWEST
-        low.assign(np.full(low.shape, least, np.float32))
-        high.assign(np.full(high.shape, greatest, np.float32))
+        layer.quantizer.set_range(layer.range, least, greatest)
     if dead:
         say(
-            f"{len(dead)} of {len(seen)} activations are always zero on the representative data; "
+            f"{len(dead)} of {len(layers)} activations are always zero on the representative data; "
             f"their ranges are widened: {', '.join(dead[:_LISTED])}"
             f"{', ...' if len(dead) > _LISTED else ''}."
         )
-    return len(seen)
+    return len(layers)
 
 
-def _pass_on(quantizer: Any, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
-    del quantizer, training, weights, kwargs
-    # A tensor: the wrapper sets what comes back as the layer's kernel, and Keras would count a
-    # variable set there among the layer's own weights, in saved files too.
-    return tf.convert_to_tensor(inputs)
+def ranged(model: keras.Model) -> list[Any]:
+    """Returns the layers of `model` that round by a range from data, in the model's order."""
+    return [
+        layer
+        for layer in model.layers
+        if isinstance(layer, FakeQuantize | FakeQuantized)
+        and isinstance(layer.quantizer, ActivationQuantizer | LearnedQuantizer)
+    ]
 
 
 @contextlib.contextmanager
-def rounding_off(observe: Callable[..., Any] = _pass_on) -> Iterator[None]:
-    """Lets fake quantization pass everything on unrounded while the block runs.
+def rounding_off(
+    model: keras.Model, observe: Callable[[Any, Any], None] | None = None
+) -> Iterator[None]:
+    """Lets the fake quantization of `model` pass everything on unrounded while the block runs.
 
     Args:
-        observe: Called in place of the quantizers of activations, and returns what goes on.
+        model: A model with fake quantization. Call it directly: what `predict` has compiled
+            already goes on rounding.
+        observe: Called with the quantizer and the values of each activation.
     """
-    # The quantizers stand in configurations, wrappers and activations of each layer: their class
-    # is the one place where all of them pass.
-    with (
-        _lock,
-        mock.patch.object(quantizers.LastValueQuantizer, "__call__", _pass_on),
-        mock.patch.object(quantizers.MovingAverageQuantizer, "__call__", observe),
-        mock.patch.object(quantizers.AllValuesQuantizer, "__call__", observe),
-    ):
+    layers = [x for x in model.layers if isinstance(x, FakeQuantize | FakeQuantized)]
+    quantizers = [layer.quantizer for layer in layers if layer.quantizer is not None]
+    for layer in layers:
+        for quantizer in getattr(layer, "weight_quantizers", {}).values():
+            quantizers.append(quantizer)
+    before = [(quantizer, quantizer.passes, quantizer.observe) for quantizer in quantizers]
+    for quantizer in quantizers:
+        quantizer.passes, quantizer.observe = True, observe
+    try:
         yield
-
-
-def range_values(model: keras.Model) -> list[float]:
-    """Returns the least and greatest value of every activation range, in the model's order."""
-    weights = {
-        id(variable)
-        for layer in model.layers
-        for _, _, ranges in getattr(layer, "_weight_vars", ())
-        for variable in ranges.values()
-    }
-    return [
-        float(np.ravel(variable.numpy())[0])
-        for variable in model.non_trainable_variables
-        if id(variable) not in weights and re.search(r"_(min|max)(_\d+)?:0$", variable.name)
-    ]
+    finally:
+        for quantizer, passes, observed in before:
+            quantizer.passes, quantizer.observe = passes, observed
 
 
 def input_ranges(model: keras.Model) -> dict[str, tuple[float, float]]:
     """Returns the range of each fake-quantized input by the input's name, where it was set."""
     ranges = {}
-    for layer in model.layers:
-        if type(layer).__name__ != "QuantizeLayer" or not getattr(layer, "quantizer", None):
-            continue
-        low = float(np.min(layer.quantizer_vars["min_var"]))
-        high = float(np.max(layer.quantizer_vars["max_var"]))
-        if high > low:
-            name = layer.input.node.layer.name if hasattr(layer.input, "node") else layer.name
-            ranges[name] = (low, high)
+    for layer in ranged(model):
+        before = layer.inbound_nodes[0].inbound_layers if layer.inbound_nodes else None
+        found = layer.quantizer.range_of(layer.range)
+        if isinstance(before, keras.layers.InputLayer) and found is not None:
+            ranges[before.name] = found
     return ranges
-
-
-def _set_weight_ranges(model: keras.Model) -> None:
-    for layer in model.layers:
-        for weight, quantizer, ranges in getattr(layer, "_weight_vars", ()):
-            # With training=True the quantizer itself stores the weight's range.
-            quantizer(weight, True, weights=ranges)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import tf_keras as keras
 from rich.table import Table
 
-from kdtflite.quantization.ranges import calibrate_ranges, range_values
+from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
+from kdtflite.quantization.ranges import calibrate_ranges, ranged
 from kdtflite.tables import as_text
 
-__all__ = ["LayerQuantization", "QuantizationAwareness"]
+__all__ = ["LayerQuantization", "QuantizationAwareness", "awareness_of"]
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,19 @@ class QuantizationAwareness:
     layers: tuple[LayerQuantization, ...]
     model: Any = field(repr=False)
 
-    def __post_init__(self) -> None:
-        self._at_start = range_values(self.model)
-
     @property
     def calibrated(self) -> bool:
         """Whether the activation ranges were set: from data, in training, or by loaded weights."""
-        return range_values(self.model) != self._at_start
+        return all(layer.quantizer.range_of(layer.range) for layer in ranged(self.model))
 
-    def calibrate(self, batches: Iterable[Any]) -> None:
-        """Sets every activation range from batches of inputs, shape (batch, ...) each."""
-        calibrate_ranges(self.model, batches)
+    def calibrate(self, batches: Iterable[Any], observer: Callable[[], Any] | None = None) -> None:
+        """Sets every activation range from batches of inputs, shape (batch, ...) each.
+
+        Args:
+            batches: The inputs.
+            observer: What chooses a range, as `get_calibration` returns it; min-max by default.
+        """
+        calibrate_ranges(self.model, batches, observer)
 
     def summary(self) -> str:
         """Returns the layers as a table."""
@@ -75,3 +79,23 @@ class QuantizationAwareness:
             {"class" if key == "kind" else key: value for key, value in asdict(layer).items()}
             for layer in self.layers
         ]
+
+
+def awareness_of(model: Any) -> QuantizationAwareness:
+    """Returns what can be told of a quantization-aware model from its layers alone.
+
+    A file keeps the layers that the float model was rewritten into, not the float model's.
+    """
+    rounded = {
+        layer.name.removeprefix("quant_")
+        for layer in model.layers
+        if isinstance(layer, FakeQuantize | FakeQuantized)
+    }
+    rows = []
+    for layer in model.layers:
+        if isinstance(layer, FakeQuantize | keras.layers.InputLayer):
+            continue
+        inner = layer.layer if isinstance(layer, FakeQuantized) else layer
+        how = "trained" if inner.name in rounded else "folded"
+        rows.append(LayerQuantization(inner.name, type(inner).__name__, how))
+    return QuantizationAwareness(tuple(rows), model)

@@ -52,7 +52,7 @@ def test_the_int8_file_is_int8_from_end_to_end(int8_file, student):
     low, high = (
         float(weight)
         for weight in student.get_layer("quant_logits").weights
-        if re.search("post_activation_(min|max)", weight.name)
+        if re.search("output_(min|max)", weight.name)
     )
     np.testing.assert_allclose(int8_file.outputs[0].scale, (high - low) / 255, rtol=0.01)
     np.testing.assert_allclose(int8_file.inputs[0].scale, 1 / 255, rtol=0.01)

@@ -10,8 +10,14 @@ from kdtflite.errors import DataError, UnsupportedModelError
 from kdtflite.models import load_model
 from kdtflite.quantization import quantize_aware
 from kdtflite.quantization.ranges import input_ranges
+from kdtflite.runtime import import_tfmot
 
 L = keras.layers
+
+
+class Twice(L.Layer):
+    def call(self, inputs):
+        return 2 * inputs
 
 
 def ranges(model, layer):
@@ -55,7 +61,8 @@ def test_before_the_first_step_it_is_as_accurate_as_the_float_model(trained, dig
     assert wanted > 0.95
     assert abs(accuracy(quantize_aware(trained, x[:300]), x_test, y_test) - wanted) <= 0.01
     # TFMOT's own start, for which there is no excuse.
-    assert accuracy(quantize_aware(trained), x_test, y_test) < 0.5
+    alone = import_tfmot().quantization.keras.quantize_model(trained)
+    assert accuracy(alone, x_test, y_test) < 0.5
 
 
 def test_activation_ranges_are_those_of_the_float_activations(trained, digits):
@@ -63,30 +70,25 @@ def test_activation_ranges_are_those_of_the_float_activations(trained, digits):
     model = quantize_aware(trained, x)
     outputs = [trained.get_layer(name).output for name in ("relu", "depthwise", "logits")]
     values = keras.Model(trained.input, outputs).predict(x, verbose=0)
-    for layer, name, value in zip(
-        ("quant_relu", "quant_depthwise", "quant_logits"),
-        ("output", "post_activation", "post_activation"),
-        values,
-        strict=True,
-    ):
-        low, high = ranges(model, layer)[name]
+    for layer, value in zip(("quant_relu", "quant_depthwise", "quant_logits"), values, strict=True):
+        low, high = ranges(model, layer)["output"]
         # Exact but for the order in which batches of another size are summed.
         np.testing.assert_allclose(low, min(value.min(), 0), rtol=1e-5)
         np.testing.assert_allclose(high, value.max(), rtol=1e-5)
     assert input_ranges(model) == {"image": (0.0, float(x.max()))}
 
 
-def test_weight_ranges_are_one_a_channel_for_convolutions_and_one_for_dense(trained, digits):
+def test_weights_have_a_scale_a_channel_in_convolutions_and_one_in_dense(trained, digits):
     model = quantize_aware(trained, digits[0][:64])
     for layer, name, axes in (
         ("conv", "kernel", (0, 1, 2)),
         ("depthwise", "depthwise_kernel", (0, 1, 3)),
         ("logits", "kernel", None),
     ):
-        largest = np.abs(trained.get_layer(layer).get_weights()[0]).max(axis=axes)
-        low, high = ranges(model, f"quant_{layer}")[name]
-        np.testing.assert_allclose(high, largest, rtol=1e-6)
-        np.testing.assert_allclose(low, -largest, rtol=1e-6)
+        weight = trained.get_layer(layer).get_weights()[0]
+        step = np.abs(weight).max(axis=axes, keepdims=True) / 127
+        rounded = model.get_layer(f"quant_{layer}").weight_quantizers[name](weight).numpy()
+        np.testing.assert_allclose(rounded, np.round(weight / step) * step, atol=1e-6)
 
 
 def test_a_depthwise_kernel_is_rounded_on_each_channels_own_grid():
@@ -98,15 +100,10 @@ def test_a_depthwise_kernel_is_rounded_on_each_channels_own_grid():
     given = quantize_aware(model, x)(x).numpy().ravel()
     # On one grid for both channels, the small channel's 0.003 would be 0.
     np.testing.assert_allclose(given[0], expected[0], atol=0.01)
-    wrapper = quantize_aware(model, x).get_layer("quant_depthwise")
-    quantizer, variables = wrapper._weight_vars[0][1:]
-    rounded = quantizer(kernel[:, None, :, None], False, weights=variables).numpy()[:, 0, :, 0]
-    steps = np.abs(kernel).max(axis=0) / 127
-    np.testing.assert_allclose(rounded, np.round(kernel / steps) * steps, rtol=1e-5)
 
 
 def test_the_report_says_what_becomes_of_every_layer():
-    inner = keras.Sequential([keras.Input((6, 6, 4)), L.Conv2D(4, 1)], name="inner")
+    inner = keras.Sequential([keras.Input((6, 6, 4)), L.Conv2D(4, 1, name="deep")], name="inner")
     inputs = keras.Input((8, 8, 1), name="image")
     x = L.Conv2D(4, 3, activation="elu", name="elu_conv")(inputs)
     x = inner(x)
@@ -117,41 +114,35 @@ def test_the_report_says_what_becomes_of_every_layer():
     x = L.Conv2D(4, 1, name="conv")(x)
     x = L.BatchNormalization(name="norm")(x)
     x = L.ReLU(name="relu")(x)
-    x = L.UnitNormalization(name="unit")(x)
+    x = Twice(name="own")(x)
     x = L.Flatten(name="flat")(x)
     model = keras.Model(inputs, L.Dense(3, name="logits")(x))
     data = images()
     aware = quantize_aware(model, data)
     assert how(aware) == {
         "elu_conv": "trained",
-        "inner": "calibrated",
-        model.layers[3].name: "calibrated",
-        "lone_norm": "calibrated",
-        "layer_norm": "calibrated",
+        "inner/deep": "trained",
+        model.layers[3].name: "trained",
+        "lone_norm": "trained",
+        "layer_norm": "trained",
         "separable": "trained",
         "conv": "trained",
         "norm": "folded",
         "relu": "trained",
-        "unit": "calibrated",
+        "own": "calibrated",
         "flat": "folded",
         "logits": "trained",
     }
     assert type(model.layers[3]).__name__ == "TFOpLambda"
-    assert why(aware) == {
-        "inner": "a model inside the model",
-        model.layers[3].name: "TFMOT has no fake quantization for TFOpLambda",
-        "lone_norm": "batch normalization that follows no convolution",
-        "layer_norm": "TFMOT has no fake quantization for LayerNormalization",
-        "unit": "TFMOT has no fake quantization for UnitNormalization",
-    }
+    assert why(aware) == {"own": "no integer form is known for Twice"}
     summary = aware.quantization.summary()
-    assert "a model inside the model" in summary
-    assert summary.endswith("5 trained, 2 folded, 5 calibrated")
-    assert aware.quantization.to_dict()[1] == {
-        "layer": "inner",
-        "class": "Sequential",
+    assert "no integer form is known" in summary
+    assert summary.endswith("9 trained, 2 folded, 1 calibrated")
+    assert aware.quantization.to_dict()[9] == {
+        "layer": "own",
+        "class": "Twice",
         "how": "calibrated",
-        "why": "a model inside the model",
+        "why": "no integer form is known for Twice",
     }
     float_outputs = model.predict(data, verbose=0)
     error = np.abs(aware.predict(data, verbose=0) - float_outputs).max()
@@ -159,10 +150,10 @@ def test_the_report_says_what_becomes_of_every_layer():
 
 
 def test_what_is_calibrated_is_said(capsys):
-    quantize_aware(network(L.Conv1D(2, 3, name="c1"), L.Dense(2), shape=(8, 1)))
+    quantize_aware(network(Twice(name="own"), L.Dense(2), shape=(8,)))
     said = capsys.readouterr().err
     assert "1 of 2 layers are not trained quantization-aware" in said
-    assert "c1 (Conv1D)" in said
+    assert "own (Twice)" in said
 
 
 @pytest.mark.parametrize(
@@ -179,6 +170,8 @@ def test_activations_that_tfmot_refuses_are_trained_all_the_same(activation):
     data = images()
     aware = quantize_aware(model, data)
     assert how(aware)["inside"] == how(aware)["alone"] == "trained"
+    if activation == "hard_sigmoid":
+        return  # ends in a minimum with 1, on the scale of what it bounds
     value = keras.Model(model.input, model.get_layer("inside").output).predict(data, verbose=0)
     low, high = ranges(aware, "quant_inside")["output"]
     np.testing.assert_allclose((low, high), (min(value.min(), 0), value.max()), rtol=1e-5)
@@ -201,7 +194,7 @@ def test_a_dead_activation_gets_a_range_that_kernels_take_and_is_named(capsys):
     model.get_layer("dead").set_weights([np.zeros((3, 3, 1, 2)), -np.ones(2)])
     model.layers[-1].set_weights([np.ones((72, 2)), np.ones(2)])
     aware = quantize_aware(model, images())
-    low, high = ranges(aware, "quant_dead")["post_activation"]
+    low, high = ranges(aware, "quant_dead")["output"]
     assert low == 0
     assert (high - low) / 255 > 1e-8  # below, XNNPACK refuses the file
     said = capsys.readouterr().err
@@ -233,15 +226,6 @@ def test_a_mixed_precision_model_is_rebuilt_in_float32(still, digits):
     assert outputs.dtype == tf.float32
     np.testing.assert_allclose(outputs, tf.cast(model(data), tf.float32), atol=0.05)
     assert model.layers[1].compute_dtype == "float16"
-
-
-def test_a_sequential_stays_one():
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential([L.Flatten(input_shape=(8, 8, 1)), L.Dense(3)])
-    data = images()
-    aware = quantize_aware(model, data)
-    assert isinstance(aware, keras.Sequential)
-    np.testing.assert_allclose(aware(data), model(data), atol=0.03)
 
 
 def test_several_inputs_by_name_each_with_its_own_range():
@@ -280,24 +264,11 @@ def test_a_keras3_model_is_taken():
     np.testing.assert_allclose(aware(data), model(data), atol=0.03)
 
 
-class Twice(L.Layer):
-    def call(self, inputs):
-        return 2 * inputs
-
-
 def test_a_layer_of_ones_own_is_left_for_calibration():
     model = network(Twice(name="twice"), L.Flatten(), L.Dense(3))
     aware = quantize_aware(model, images())
-    assert why(aware) == {"twice": "TFMOT has no fake quantization for Twice"}
+    assert why(aware) == {"twice": "no integer form is known for Twice"}
     np.testing.assert_allclose(aware(images()), model(images()), atol=0.05)
-
-
-def test_short_names_are_not_taken_for_words_of_tfmots_messages():
-    # "Layer b:... is not supported. You can quantize this layer by passing a ..."
-    model = network(
-        L.Conv2D(3, 3, name="a"), L.MaxPooling2D(name="is"), L.Flatten(name="by"), L.Dense(2)
-    )
-    assert set(how(quantize_aware(model)).values()) == {"trained", "folded"}
 
 
 def test_what_cannot_be_made_quantization_aware_is_refused(trained):
@@ -316,8 +287,8 @@ def test_what_cannot_be_made_quantization_aware_is_refused(trained):
     own.build((None, 4))
     with pytest.raises(UnsupportedModelError, match="'own', a Own, whose graph cannot be seen"):
         quantize_aware(own)
-    with pytest.raises(UnsupportedModelError, match=r"No layer of .*norm: TFMOT has no fake"):
-        quantize_aware(network(L.LayerNormalization(name="norm")))
+    with pytest.raises(UnsupportedModelError, match=r"No layer of .*own: no integer form"):
+        quantize_aware(network(Twice(name="own")))
     with pytest.raises(UnsupportedModelError, match="layer 'double' is a Lambda"):
         quantize_aware(network(L.Lambda(lambda x: 2 * x, name="double"), L.Flatten(), L.Dense(2)))
     with pytest.raises(UnsupportedModelError, match="Expected a Keras model"):
@@ -358,7 +329,8 @@ def test_a_frozen_layer_stays_frozen_in_training_and_in_the_file(tmp_path):
     student.fit(data, np.ones((64, 3), np.float32), verbose=0)
     np.testing.assert_array_equal(frozen, before[0])
     assert (free.numpy() != before[1]).any()
-    student.save(tmp_path / "student.h5")
-    loaded = load_model(tmp_path / "student.h5")
-    np.testing.assert_array_equal(loaded(data), student(data))
-    assert [w.shape for w in loaded.trainable_weights] == [(5, 3), (3,)]
+    for name in ("student.keras", "student.h5", "student"):
+        student.save(tmp_path / name)
+        loaded = load_model(tmp_path / name)
+        np.testing.assert_array_equal(loaded(data), student(data))
+        assert [w.shape for w in loaded.trainable_weights] == [(5, 3), (3,)]

@@ -1,0 +1,290 @@
+"""What integer files of one float model are worth: post-training quantization and training.
+
+    python benchmarks/quantization_peers.py --data shared/data         # goes on where it stopped
+    python benchmarks/quantization_peers.py --rows mnist fashion_mnist
+
+One float model a data set and seed, trained once; then, from the same weights: TensorFlow Lite's
+post-training quantization, ai-edge-quantizer's, TFMOT's quantization-aware training, and
+kdtflite's of each kind, the three trainings with the same steps. "distilled" is taught by the float
+model itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdtflite.errors import NotFullyIntegerError
+from kdtflite.evaluation.machine import describe_machine
+from kdtflite.files import staged, write_json, write_text
+from kdtflite.progress import say
+
+RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "quantization_peers.json"
+BATCH = 128
+CALIBRATION = 300  # samples
+# Data set -> file, architecture, widths, epochs of the float model, of quantization-aware training.
+ROWS: dict[str, tuple[str, str, list[int] | None, int, int]] = {
+    "mnist": ("mnist.npz", "depthwise", [16, 24, 32, 48], 8, 2),
+    "fashion_mnist": ("fashion_mnist.npz", "depthwise", [16, 24, 32, 48], 8, 2),
+    "cifar10": ("cifar10_jpeg.npz", "resnet", None, 40, 4),
+}
+METHODS = (
+    "float",
+    "TFLite PTQ",
+    "ai-edge-quantizer PTQ",
+    "TFMOT QAT",
+    "kdtflite PTQ",
+    "kdtflite QAT",
+    "kdtflite distilled QAT",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of the data sets' files")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "kdtflite_peers")
+    parser.add_argument("--json", type=Path, default=RESULT, help="the table goes beside as .md")
+    arguments = parser.parse_args()
+    for seed in range(1, arguments.seeds + 1):
+        for row in arguments.rows:
+            for method in METHODS:
+                path = arguments.work / row / f"{seed}" / f"{method.replace(' ', '_')}.json"
+                if path.is_file():
+                    continue
+                result = Row(arguments.data, arguments.work, row, seed).run(method)
+                write_json(path, result, overwrite=True)
+                say(f"{row}, seed {seed}, {method}: {result}")
+                write(arguments.work, arguments.json)
+    write(arguments.work, arguments.json)
+    print(arguments.json.with_suffix(".md").read_text(), end="")
+
+
+class Row:
+    """One data set, one seed."""
+
+    def __init__(self, data: Path | None, work: Path, name: str, seed: int) -> None:
+        import tf_keras as keras
+
+        import kdtflite
+
+        file, self.architecture, self.widths, self.epochs, self.qat_epochs = ROWS[name]
+        path = "auto" if data is None else data / file
+        self.dataset = kdtflite.data.load(name, path=path, seed=0)
+        self.seed = seed
+        self.folder = work / name / f"{seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(seed)
+        chosen = random.permutation(len(self.dataset.train))[:CALIBRATION]
+        self.calibration = self.dataset.train.x[np.sort(chosen)]
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(seed)
+
+    def run(self, method: str) -> dict[str, Any]:
+        """Makes and measures one file."""
+        started = time.monotonic()
+        made: dict[str, Callable[[], dict[str, Any]]] = {
+            "float": self.float,
+            "TFLite PTQ": self.tflite_ptq,
+            "ai-edge-quantizer PTQ": self.ai_edge_quantizer,
+            "TFMOT QAT": self.tfmot,
+            "kdtflite PTQ": self.ptq,
+            "kdtflite QAT": lambda: self.qat(distilled=False),
+            "kdtflite distilled QAT": lambda: self.qat(distilled=True),
+        }
+        result = made[method]()
+        return {**result, "minutes": round((time.monotonic() - started) / 60, 2)}
+
+    def float(self) -> dict[str, Any]:
+        """The float model's own file."""
+        import kdtflite
+
+        return self.measured(kdtflite.convert(self.model(), target="float32", progress=False))
+
+    def model(self) -> Any:
+        """Returns the float model, trained on hard labels, from the work folder where it is."""
+        import tf_keras as keras
+
+        import kdtflite
+        from kdtflite.models import build_model
+
+        path = self.folder / "float.keras"
+        if path.is_file():
+            return kdtflite.load_model(path)
+        model = build_model(
+            self.architecture,
+            input_shape=self.dataset.sample_shape,
+            classes=self.dataset.classes,
+            widths=self.widths,
+        )
+        self.compile(model, 0.004, self.epochs)
+        train = self.dataset.train
+        model.fit(
+            train.x,
+            train.y,
+            batch_size=BATCH,
+            epochs=self.epochs,
+            verbose=0,
+            callbacks=[keras.callbacks.BackupAndRestore(str(self.folder / "backup"))],
+        )
+        with staged(path) as file:
+            model.save(file)
+        return model
+
+    def compile(self, model: Any, rate: float, epochs: int) -> None:
+        """Adam with cosine decay and cross-entropy on logits."""
+        import tf_keras as keras
+
+        steps = epochs * -(-len(self.dataset.train) // BATCH)
+        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
+        return model
+
+    def tflite_ptq(self) -> dict[str, Any]:
+        """The converter's own post-training quantization."""
+        import kdtflite
+
+        return self.measured(kdtflite.convert(self.model(), self.calibration, progress=False))
+
+    def ai_edge_quantizer(self) -> dict[str, Any]:
+        """ai-edge-quantizer's static int8 recipe on the float file."""
+        try:
+            from ai_edge_quantizer import quantizer, recipe
+        except ImportError:
+            return {"error": "ai-edge-quantizer is not installed"}
+        import kdtflite
+        from kdtflite.litemodel import LiteModel
+
+        lite = kdtflite.convert(self.model(), target="float32", progress=False)
+        path = self.folder / "float.tflite"
+        lite.save(path, overwrite=True)
+        name = lite.inputs[0].name
+        made = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
+        data = {"serving_default": [{name: x[None]} for x in self.calibration]}
+        content = bytes(made.quantize(made.calibrate(data)).quantized_model)
+        return self.measured(LiteModel(content))
+
+    def tfmot(self) -> dict[str, Any]:
+        """TFMOT alone: its wrapping, as it is."""
+        import kdtflite
+        from kdtflite.runtime import import_tfmot
+
+        aware = import_tfmot().quantization.keras.quantize_model(self.model())
+        train, test = self.dataset.train, self.dataset.test
+        self.compile(aware, 0.0005, self.qat_epochs)
+        first = aware.evaluate(test.x, test.y, batch_size=500, verbose=0)[1]
+        aware.fit(train.x, train.y, batch_size=BATCH, epochs=self.qat_epochs, verbose=0)
+        try:
+            lite = kdtflite.convert(aware, self.calibration, progress=False)
+        except NotFullyIntegerError as error:
+            return {"error": str(error)[:200], "before training": round(first, 4)}
+        return {**self.measured(lite), "before training": round(first, 4)}
+
+    def ptq(self) -> dict[str, Any]:
+        """The best calibration by the fake-quantized model's accuracy on the validation split."""
+        import kdtflite
+        from kdtflite.quantization.calibration import CALIBRATIONS
+
+        validation = self.dataset.validation
+        found = []
+        for name in CALIBRATIONS:
+            aware = kdtflite.quantize_aware(self.model(), self.calibration, calibration=name)
+            logits = aware.predict(validation.x, batch_size=500, verbose=0)
+            accuracy = float((logits.argmax(axis=1) == validation.y).mean())
+            found.append((accuracy, name, aware))
+        _, name, aware = max(found, key=lambda entry: entry[0])
+        lite = kdtflite.convert(aware, self.calibration, progress=False)
+        return {**self.measured(lite), "calibration": name}
+
+    def qat(self, *, distilled: bool) -> dict[str, Any]:
+        """kdtflite's quantization-aware training, by hard labels or by the float model too."""
+        import kdtflite
+
+        model = self.model()
+        aware = kdtflite.quantize_aware(model, self.calibration)
+        train, test = self.dataset.train, self.dataset.test
+        options = {"losses": [kdtflite.losses.SoftTargets(temperature=1.0)]} if distilled else {}
+        trained: Any = aware
+        if distilled:
+            trained = kdtflite.Distiller(aware, model, hard_label_weight=0.5, **options)
+        self.compile(trained, 0.0005, self.qat_epochs)
+        logits = aware.predict(test.x, batch_size=500, verbose=0)
+        first = float((logits.argmax(axis=1) == test.y).mean())
+        trained.fit(train.x, train.y, batch_size=BATCH, epochs=self.qat_epochs, verbose=0)
+        lite = kdtflite.convert(aware, self.calibration, progress=False)
+        return {**self.measured(lite), "before training": round(first, 4)}
+
+    def measured(self, lite: Any) -> dict[str, Any]:
+        """Runs a file over the test split and times it."""
+        import kdtflite
+
+        test = self.dataset.test
+        accuracy = kdtflite.evaluate(lite, (test.x, test.y), progress=False).accuracy
+        speed = kdtflite.benchmark(lite, threads=[1], progress=False)
+        return {
+            "accuracy": round(accuracy, 4),
+            "bytes": len(lite.content),
+            "p50_ms": round(speed.latencies[0].p50, 4),
+        }
+
+
+def write(work: Path, path: Path) -> None:
+    """Writes the table of what is done so far."""
+    rows: dict[str, Any] = {}
+    for row in ROWS:
+        for method in METHODS:
+            name = f"{method.replace(' ', '_')}.json"
+            files = sorted((work / row).glob(f"*/{name}"))
+            if files:
+                rows.setdefault(row, {})[method] = [json.loads(file.read_text()) for file in files]
+    result = {"machine": describe_machine(), "rows": rows}
+    write_json(path, result, overwrite=True)
+    write_text(path.with_suffix(".md"), as_markdown(result), overwrite=True)
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """Returns the results as one table a data set."""
+    lines = ["# Quantization beside its peers", ""]
+    lines.append(
+        f"`python benchmarks/quantization_peers.py`, on {result['machine']}. Accuracy is of"
+    )
+    lines.append("the file, in percent, mean (and standard deviation) over the seeds. The three")
+    lines.append("trainings take the same steps from the same float weights; before training: the")
+    lines.append("accuracy of the model just wrapped.")
+    for row, methods in result["rows"].items():
+        _, architecture, _, epochs, qat_epochs = ROWS[row]
+        lines += ["", f"## {row}, {architecture}: {epochs} epochs, then {qat_epochs}", ""]
+        lines.append("| | accuracy | before training | bytes | p50 | minutes | seeds |")
+        lines.append("|---|---|---|---|---|---|---|")
+        lines += [line_of(method, runs) for method, runs in methods.items()]
+    return "\n".join(lines) + "\n"
+
+
+def line_of(method: str, runs: list[dict[str, Any]]) -> str:
+    done = [run for run in runs if "accuracy" in run]
+    if not done:
+        return f"| {method} | {runs[0]['error'][:60]} | | | | | {len(runs)} |"
+
+    def mean(key: str) -> float:
+        return statistics.mean(run[key] for run in done)
+
+    values = [100 * run["accuracy"] for run in done]
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    first = f"{100 * mean('before training'):.2f}" if "before training" in done[0] else ""
+    cells = [method, f"{statistics.mean(values):.2f}{spread}", first, f"{mean('bytes'):,.0f}"]
+    cells += [f"{mean('p50_ms'):.4f} ms", f"{mean('minutes'):.1f}", str(len(done))]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+from .entropy import Entropy as Entropy
+from .mean_std import MeanStd as MeanStd
+from .methods import CALIBRATIONS as CALIBRATIONS
+from .methods import get_calibration as get_calibration
+from .min_max import MinMax as MinMax
+from .moving_average import MovingAverage as MovingAverage
+from .mse import MSE as MSE
+from .observer import Observer as Observer
+from .percentile import Percentile as Percentile
+from .weights import weight_range as weight_range

@@ -1,0 +1,54 @@
+"""The calibration methods by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from kdtflite.errors import ConfigurationError, choose
+from kdtflite.quantization.calibration.entropy import Entropy
+from kdtflite.quantization.calibration.mean_std import MeanStd
+from kdtflite.quantization.calibration.min_max import MinMax
+from kdtflite.quantization.calibration.moving_average import MovingAverage
+from kdtflite.quantization.calibration.mse import MSE
+from kdtflite.quantization.calibration.observer import Observer
+from kdtflite.quantization.calibration.percentile import Percentile
+
+__all__ = ["CALIBRATIONS", "get_calibration"]
+
+CALIBRATIONS: dict[str, type[Observer]] = {
+    "entropy": Entropy,
+    "mean_std": MeanStd,
+    "min_max": MinMax,
+    "moving_average": MovingAverage,
+    "mse": MSE,
+    "percentile": Percentile,
+}
+
+
+def get_calibration(name: str, **options: Any) -> Callable[..., Observer]:
+    """Returns what makes observers of a method, one for each tensor.
+
+    Args:
+        name: One of `CALIBRATIONS`.
+        options: The method's own, and `symmetric` and `bits`; a call of what is returned may
+            give others.
+
+    Raises:
+        ConfigurationError: No such method or option, or a value that it cannot have.
+
+    Example:
+        new_observer = get_calibration("percentile", percentile=99.9)
+        observer = new_observer(symmetric=True)
+    """
+    method = CALIBRATIONS[choose(name, CALIBRATIONS, what="calibration")]
+    known = list(inspect.signature(method).parameters)
+    for option in options:
+        if option not in known:
+            raise ConfigurationError(
+                f"The calibration {name!r} has no option {option!r}. Expected: {', '.join(known)}."
+            )
+    method(**options)  # a wrong value is told now, not in the midst of a pass
+    return functools.partial(method, **options)

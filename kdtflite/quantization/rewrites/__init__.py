@@ -1,0 +1,1 @@
+"""Rewrites of a float model into one that trains and converts whole, each alone and exact."""

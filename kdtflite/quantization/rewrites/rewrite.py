@@ -1,0 +1,185 @@
+"""The float model rewritten, layer by layer, into layers that have an integer kernel."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from kdtflite.quantization.graph import Call, calls, is_symbolic, model_of, substitute
+from kdtflite.quantization.rewrites import (
+    activations,
+    attention,
+    convolutions,
+    normalizations,
+    recurrent,
+    sequences,
+)
+from kdtflite.quantization.rewrites.context import Graph, Parts
+
+__all__ = ["rewritten"]
+
+L = keras.layers
+
+# What computes the same on the image behind a sequence as on the sequence.
+_ON_ROWS = (
+    L.Activation,
+    L.ActivityRegularization,
+    L.Add,
+    L.AlphaDropout,
+    L.Concatenate,
+    L.Dropout,
+    L.GaussianDropout,
+    L.GaussianNoise,
+    L.LeakyReLU,
+    L.Maximum,
+    L.Minimum,
+    L.Multiply,
+    L.ReLU,
+    L.Softmax,
+    L.Subtract,
+)
+
+_RULES: dict[type, Callable[..., Any]] = {
+    L.Activation: activations.standalone,
+    L.Attention: attention.attention,
+    L.Average: sequences.average,
+    L.AveragePooling1D: sequences.pooling_1d,
+    L.BatchNormalization: normalizations.batch_normalization,
+    L.Bidirectional: recurrent.bidirectional,
+    L.Conv1D: convolutions.convolution_1d,
+    L.Conv1DTranspose: convolutions.transposed_1d,
+    L.Conv2D: convolutions.convolution,
+    L.Conv2DTranspose: convolutions.convolution,
+    L.Cropping1D: sequences.padding_1d,
+    L.Dense: convolutions.dense,
+    L.DepthwiseConv1D: convolutions.depthwise_1d,
+    L.DepthwiseConv2D: convolutions.convolution,
+    L.ELU: activations.standalone,
+    L.Embedding: sequences.embedding,
+    L.EinsumDense: convolutions.einsum_dense,
+    L.GRU: recurrent.recurrent,
+    L.GlobalAveragePooling1D: sequences.global_pooling_1d,
+    L.GlobalMaxPooling1D: sequences.global_pooling_1d,
+    L.GroupNormalization: normalizations.group_normalization,
+    L.LSTM: recurrent.recurrent,
+    L.LayerNormalization: normalizations.layer_normalization,
+    L.Masking: sequences.masking,
+    L.MaxPooling1D: sequences.pooling_1d,
+    L.MultiHeadAttention: attention.multi_head_attention,
+    L.Normalization: normalizations.scaling,
+    L.Rescaling: normalizations.scaling,
+    L.SeparableConv1D: convolutions.separable,
+    L.SeparableConv2D: convolutions.separable,
+    L.SimpleRNN: recurrent.recurrent,
+    L.ThresholdedReLU: activations.standalone,
+    L.UnitNormalization: normalizations.unit_normalization,
+    L.UpSampling1D: sequences.padding_1d,
+    L.ZeroPadding1D: sequences.padding_1d,
+}
+
+
+def rewritten(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
+    """Returns a flat model that computes the same, and where each of its layers comes from.
+
+    Nested models are opened. Layers that TensorFlow Lite computes in float only, or that would
+    lose by their form (one scale for many channels), become others. Weights are copied.
+
+    Args:
+        model: A Functional or Sequential model in float32. It is not changed.
+
+    Returns:
+        The new model, and the path of the old layer ("outer/inner") by the name of each new one.
+    """
+    rewriting = _Rewriting(model)
+    new = model_of(model, rewriting.run)
+    names = {layer.name for layer in new.layers}
+    return new, {name: old for name, old in rewriting.graph.origin.items() if name in names}
+
+
+class _Rewriting:
+    def __init__(self, model: keras.Model) -> None:
+        self.graph = Graph()
+        self._taken = Counter(layer.name for layer in _leaves(model))
+        self._paths: dict[int, str] = {}
+        self._names: dict[int, str] = {}
+
+    def run(self, model: keras.Model, tensors: dict[int, Any], path: str = "") -> None:
+        """Adds the new tensors of all that `model` computes from the inputs in `tensors`."""
+        found = calls(model)
+        users: dict[int, list[Any]] = {}
+        for call in found:
+            for tensor in call.inputs:
+                users.setdefault(id(tensor), []).append(call.layer)
+        for output in tf.nest.flatten(model.outputs):
+            users.setdefault(id(output), []).append(None)
+        for call in found:
+            args = substitute(call.args, tensors)
+            kwargs = substitute(call.kwargs, tensors)
+            if isinstance(call.layer, keras.Model):
+                outputs = self._opened(call.layer, args, path)
+            else:
+                outputs = self._replaced(call, args, kwargs, users, path)
+            for old, new in zip(
+                tf.nest.flatten(call.outputs), tf.nest.flatten(outputs), strict=True
+            ):
+                tensors[id(old)] = new
+                self._carry_mask(call, old, new, args)
+
+    def _opened(self, inner: keras.Model, args: tuple[Any, ...], path: str) -> Any:
+        """Returns what a nested model computes, as part of the graph around it."""
+        given = inner._flatten_to_reference_inputs(args[0])
+        tensors = {id(old): new for old, new in zip(inner.inputs, given, strict=True)}
+        self.run(inner, tensors, f"{path}{inner.name}/")
+        return substitute(inner._nested_outputs, tensors)
+
+    def _replaced(
+        self,
+        call: Call,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        users: dict[int, list[Any]],
+        path: str,
+    ) -> Any:
+        layer = call.layer
+        outputs = tf.nest.flatten(call.outputs)
+        parts = Parts(
+            layer,
+            self.graph,
+            followers=tuple(users.get(id(outputs[0]), ())),
+            alone=bool(call.inputs) and len(users[id(call.inputs[0])]) == 1,
+        )
+        new = NotImplemented
+        if type(layer) in _RULES:
+            new = _RULES[type(layer)](parts, *args, **kwargs)
+        if new is NotImplemented and type(layer) in _ON_ROWS and not kwargs:
+            new = sequences.on_rows(parts, args[0])
+        if new is NotImplemented:
+            new = parts.clone()(*args, **kwargs)
+        for name, origin in self.graph.origin.items():
+            if origin == layer.name:
+                self.graph.origin[name] = path + layer.name
+        return new
+
+    def _carry_mask(self, call: Call, old: Any, new: Any, args: Any) -> None:
+        """Notes the mask that the old tensor carried for the new one."""
+        if getattr(old, "_keras_mask", None) is None:
+            return
+        if id(new) in self.graph.masks:
+            return
+        given = [self.graph.masks.get(id(x)) for x in tf.nest.flatten(args) if is_symbolic(x)]
+        mask = next((mask for mask in given if mask is not None), None)
+        if mask is not None and mask.shape[1] == new.shape[1]:
+            self.graph.masks[id(new)] = mask
+            self.graph.kept_alive.append(new)
+
+
+def _leaves(model: keras.Model) -> list[Any]:
+    return [
+        leaf
+        for layer in model.layers
+        for leaf in (_leaves(layer) if isinstance(layer, keras.Model) else [layer])
+    ]
