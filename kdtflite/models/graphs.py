@@ -52,6 +52,7 @@ def opens(layer: Any) -> bool:
 
 
 def inner_layers(layer: Any) -> list[Any]:
+    """Returns the layers inside a layer or model, at every depth."""
     return list(layer._flatten_layers(include_self=False))
 
 
@@ -62,6 +63,7 @@ def weights_of(layer: Any) -> list[Any]:
 
 
 def own_weights(layer: Any) -> list[Any]:
+    """Returns the weights that belong to a layer itself, not to one inside it."""
     inner = {id(weight) for one in inner_layers(layer) for weight in one.weights}
     return [weight for weight in weights_of(layer) if id(weight) not in inner]
 
@@ -90,10 +92,12 @@ def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:
 
 
 def takes_training(layer: Any) -> bool:
+    """Says whether a layer's call() is told whether it trains."""
     return "training" in inspect.signature(layer.call).parameters
 
 
 def keras_of(layer: Any) -> Any:
+    """Returns the package that a layer comes from: `keras` (Keras 3) or `tf_keras`."""
     if any(_package(base) == "keras" for base in type(layer).__mro__):
         import keras as keras3
 
@@ -108,16 +112,19 @@ def _package(obj: Any) -> str:
 
 
 def leaves(structure: Any) -> list[Any]:
+    """Returns what is in dicts, lists and tuples, in order."""
     found: list[Any] = []
     map_structure(found.append, structure)
     return found
 
 
 def weight_name(weight: Any) -> str:
+    """Returns how messages name a weight."""
     return str(getattr(weight, "path", weight.name))
 
 
 def described(layer: Any) -> str:
+    """Returns how messages name a layer or model: its kind, name and class."""
     kind = "model" if hasattr(layer, "fit") else "layer"
     return f"the {kind} {layer.name!r} ({type(layer).__name__})"
 

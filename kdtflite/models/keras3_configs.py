@@ -13,6 +13,7 @@ from kdtflite.models.activations import KERAS3_ACTIVATIONS
 from kdtflite.models.layers import APPLICATION_LAYERS
 
 __all__ = [
+    "UnsupportedSettingError",
     "accepted_arguments",
     "describe",
     "is_built_in",
@@ -128,6 +129,10 @@ _SUPPORTED_LAYERS = frozenset(
 
 # Keras 3 arguments that choose how random numbers or kernels are made, never what is computed.
 _HARMLESS = frozenset({"seed", "use_cudnn", "flash_attention", "autocast"})
+
+
+class UnsupportedSettingError(Exception):
+    """A setting of an operation that TensorFlow has no equal of; the message says which."""
 
 
 def is_built_in(obj: Any) -> bool:

@@ -211,6 +211,11 @@ def _why(layer: Any) -> str:
         return "a Lambda layer is Python code."
     if not is_built_in(layer):
         return "it is a custom layer with weights of its own."
+    if type(layer).__name__ in ("StringLookup", "TextVectorization"):
+        return "it takes strings, which no integer kernel does; give the model numbers."
+    if type(layer).__name__ == "SpectralNormalization":
+        # tf_keras 2.21 has one that builds with the InputSpec of tf.keras, which is Keras 3's.
+        return f"tf_keras' own cannot be built; its inner {layer.layer.name!r} computes the same."
     return "tf_keras has no layer that computes the same."
 
 

@@ -10,13 +10,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.models.activations import KERAS3_ACTIVATIONS, hard_sigmoid, hard_silu
-from kdtflite.models.keras3_configs import refuse_layer
-from kdtflite.models.keras3_tensorflow import (
-    AS_THEY_COME,
-    IN_RESULT_DTYPE,
-    UnsupportedSettingError,
-    permutation,
-)
+from kdtflite.models.keras3_configs import UnsupportedSettingError, refuse_layer
+from kdtflite.models.keras3_tensorflow import AS_THEY_COME, IN_RESULT_DTYPE, permutation
 
 __all__ = ["call_operation", "float32_instead"]
 

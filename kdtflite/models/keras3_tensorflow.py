@@ -10,16 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from kdtflite.models.graphs import written_out
+from kdtflite.models.keras3_configs import UnsupportedSettingError
+from kdtflite.models.keras3_images import blocks, extract_patches, pool, resize
 from kdtflite.models.layers import einsum
 
-__all__ = ["AS_THEY_COME", "IN_RESULT_DTYPE", "UnsupportedSettingError", "permutation"]
+__all__ = ["AS_THEY_COME", "IN_RESULT_DTYPE", "permutation"]
 
 # Called with the Keras 3 operation, whose attributes are its settings, and its operands.
 Function = Callable[..., Any]
-
-
-class UnsupportedSettingError(Exception):
-    """A setting of an operation that TensorFlow has no equal of; the message says which."""
 
 
 def permutation(operation: Any, rank: int) -> list[int]:
@@ -108,36 +106,6 @@ def _normalize(operation: Any, x: Any) -> Any:
         raise UnsupportedSettingError(f"it has order={operation.order}")
     epsilon = 1e-7 if operation.epsilon is None else operation.epsilon
     return tf.math.l2_normalize(x, axis=operation.axis, epsilon=epsilon**2)
-
-
-def _pool(function: Callable[..., Any]) -> Function:
-    def call(operation: Any, x: Any) -> Any:
-        _channels_last(operation)
-        strides = operation.pool_size if operation.strides is None else operation.strides
-        return function(x, operation.pool_size, strides, operation.padding.upper())
-
-    return call
-
-
-def _blocks(function: Callable[..., Any]) -> Function:
-    def call(operation: Any, x: Any) -> Any:
-        _channels_last(operation)
-        return function(x, operation.block_size)
-
-    return call
-
-
-def _resize(operation: Any, x: Any) -> Any:
-    _channels_last(operation)
-    for name in ("antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio"):
-        if getattr(operation, name):
-            raise UnsupportedSettingError(f"it has {name}=True")
-    return tf.image.resize(x, list(operation.size), method=operation.interpolation)
-
-
-def _channels_last(operation: Any) -> None:
-    if operation.data_format == "channels_first":
-        raise UnsupportedSettingError("it has data_format='channels_first'")
 
 
 def _attention(
@@ -254,9 +222,14 @@ IN_RESULT_DTYPE: dict[str, Function] = {
     "Add": _elementwise(tf.add),
     "Amax": _reduction(tf.reduce_max),
     "Amin": _reduction(tf.reduce_min),
+    "Arccos": _elementwise(tf.acos),
+    "Arccosh": _elementwise(tf.acosh),
+    "Arcsin": _elementwise(tf.asin),
+    "Arcsinh": _elementwise(tf.asinh),
     "Arctan": _elementwise(tf.atan),
     "Arctan2": _elementwise(tf.atan2),
-    "AveragePool": _pool(tf.nn.avg_pool),
+    "Arctanh": _elementwise(tf.atanh),
+    "AveragePool": pool(tf.nn.avg_pool),
     "Ceil": _elementwise(tf.math.ceil),
     "Celu": lambda o, x: tf.nn.relu(x) + o.alpha * tf.math.expm1(tf.minimum(x, 0.0) / o.alpha),
     "Clip": lambda o, x: tf.clip_by_value(x, o.x_min, o.x_max),
@@ -265,7 +238,7 @@ IN_RESULT_DTYPE: dict[str, Function] = {
     "Cosh": _elementwise(tf.cosh),
     "Cumprod": lambda o, x: tf.math.cumprod(x, axis=o.axis),
     "Cumsum": lambda o, x: tf.cumsum(x, axis=o.axis),
-    "DepthToSpace": _blocks(tf.nn.depth_to_space),
+    "DepthToSpace": blocks(tf.nn.depth_to_space),
     "Divide": _elementwise(tf.divide),
     "DivideNoNan": _elementwise(tf.math.divide_no_nan),
     "Dot": _dot,
@@ -273,14 +246,17 @@ IN_RESULT_DTYPE: dict[str, Function] = {
     "Einsum": lambda o, *operands: einsum(o.subscripts, *operands),
     "Elu": lambda o, x: tf.nn.relu(x) + o.alpha * tf.math.expm1(tf.minimum(x, 0.0)),
     "Erf": _elementwise(tf.math.erf),
+    "Erfc": _elementwise(tf.math.erfc),
     "Exp": _elementwise(tf.exp),
     "Exp2": lambda o, x: tf.pow(2.0, x),
     "Expm1": _elementwise(tf.math.expm1),
+    "ExtractPatches": extract_patches,
     "Floor": _elementwise(tf.floor),
     "FloorDivide": _elementwise(tf.math.floordiv),
     "FullLike": lambda o, x, fill_value: tf.ones_like(x) * fill_value,
     "Gelu": lambda o, x: tf.nn.gelu(x, approximate=o.approximate),
     "Glu": _glu,
+    "HardShrink": lambda o, x: tf.where(tf.abs(x) > o.threshold, x, 0.0),
     "HardSigmoid": lambda o, x: tf.nn.relu6(x + 3.0) * (1 / 6),
     "HardSilu": lambda o, x: x * tf.nn.relu6(x + 3.0) * (1 / 6),
     "HardTanh": lambda o, x: tf.clip_by_value(x, -1.0, 1.0),
@@ -296,7 +272,7 @@ IN_RESULT_DTYPE: dict[str, Function] = {
     "Logsumexp": _reduction(tf.reduce_logsumexp),
     "Matmul": _matmul,
     "Max": _reduction(tf.reduce_max),
-    "MaxPool": _pool(tf.nn.max_pool),
+    "MaxPool": pool(tf.nn.max_pool),
     "Maximum": _elementwise(tf.maximum),
     "Mean": _reduction(tf.reduce_mean),
     "Min": _reduction(tf.reduce_min),
@@ -313,7 +289,7 @@ IN_RESULT_DTYPE: dict[str, Function] = {
     "Reciprocal": _elementwise(tf.math.reciprocal),
     "Relu": _elementwise(tf.nn.relu),
     "Relu6": _elementwise(tf.nn.relu6),
-    "Resize": _resize,
+    "Resize": resize,
     "Round": _round,
     "Rsqrt": _elementwise(tf.math.rsqrt),
     "Selu": _elementwise(tf.nn.selu),
@@ -322,10 +298,11 @@ IN_RESULT_DTYPE: dict[str, Function] = {
     "Silu": _elementwise(tf.nn.silu),
     "Sin": _elementwise(tf.sin),
     "Sinh": _elementwise(tf.sinh),
+    "SoftShrink": lambda o, x: tf.sign(x) * tf.nn.relu(tf.abs(x) - o.threshold),
     "Softmax": _softmax(tf.nn.softmax),
     "Softplus": _elementwise(tf.math.softplus),
     "Softsign": _elementwise(tf.nn.softsign),
-    "SpaceToDepth": _blocks(tf.nn.space_to_depth),
+    "SpaceToDepth": blocks(tf.nn.space_to_depth),
     "Sqrt": _elementwise(tf.sqrt),
     "Square": _elementwise(tf.square),
     "Squareplus": lambda o, x: (x + tf.sqrt(tf.square(x) + float(o.b))) * 0.5,
@@ -337,6 +314,7 @@ IN_RESULT_DTYPE: dict[str, Function] = {
     "Tanh": _elementwise(tf.tanh),
     "TanhShrink": lambda o, x: x - tf.tanh(x),
     "Tensordot": lambda o, a, b: tf.tensordot(a, b, axes=o.axes),
+    "Threshold": lambda o, x: tf.where(x > o.threshold, x, float(o.default_value)),
     "TrueDivide": _elementwise(tf.divide),
     "Var": _var,
     "Vstack": lambda o, xs: tf.concat(xs, axis=0),

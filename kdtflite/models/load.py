@@ -54,7 +54,7 @@ def load_model(
     file = open_model_file(path)
     # Registers what a model converted from Keras 3 may use.
     import kdtflite.models.activations
-    import kdtflite.models.layers  # noqa: F401
+    import kdtflite.models.layers
 
     if _OWN_LAYERS in json.dumps(file.configs):
         # The one step to the right in the layout: a file of `quantize_aware` names its layers.

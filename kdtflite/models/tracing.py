@@ -294,6 +294,6 @@ def _failure(layer: Any, error: Exception) -> UnsupportedModelError:
         f"The call() of {described(layer)} cannot be followed with symbolic inputs: "
         f"{type(error).__name__}: {reason[:300]} Expected a call() that only calls layers and "
         "operations on its inputs: no Python branch, loop or NumPy function on their values, no "
-        "tf.function around it, no variable made in it, no name given to two layers. Build the model with the "
-        "functional API, keras.Model(inputs, outputs), if that cannot be."
+        "tf.function around it, no variable made in it, no name given to two layers. If that "
+        "cannot be, build the model with the functional API: keras.Model(inputs, outputs)."
     )
