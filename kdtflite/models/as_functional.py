@@ -46,6 +46,7 @@ def as_functional(model: Any) -> tf_keras.Model:
     if is_keras3_model(model):
         return as_tf_keras(model)
     model = as_tf_keras(model)
+    from kdtflite.models.graphs import number_of_layers
     from kdtflite.models.parity import compare, random_inputs, tell_once
     from kdtflite.models.tracing import must_be_traced, trace
 
@@ -62,7 +63,8 @@ def as_functional(model: Any) -> tf_keras.Model:
     )
     tell_once(
         model,
-        f"Model {model.name!r} ({type(model).__name__}) traced to a Functional model: {parity}.",
+        f"Model {model.name!r} ({type(model).__name__}) traced to a Functional model: "
+        f"{number_of_layers(traced)} layers, {parity}.",
     )
     return traced
 

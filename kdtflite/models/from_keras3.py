@@ -70,8 +70,8 @@ def from_keras3(model: Any) -> tf_keras.Model:
 
     Example:
         >>> teacher = kdtflite.models.from_keras3(keras.saving.load_model("teacher.keras"))
-        Keras 3 model 'teacher' carried over to tf_keras: max abs difference 1.2e-07 on random
-        input (largest output 8.41).
+        Keras 3 model 'teacher' carried over to tf_keras: 12 layers, largest difference 3.6e-07 on
+        random input (largest output 8.41).
     """
     return convert_keras3(model).model
 
@@ -86,6 +86,7 @@ def convert_keras3(model: Any) -> Keras3Conversion:
         UnsupportedModelError: As for `from_keras3`.
     """
     from kdtflite.models.float32 import float32_policy
+    from kdtflite.models.graphs import number_of_layers
     from kdtflite.models.keras3_graph import Rebuilder, input_structure, kind_of_model
     from kdtflite.models.keras3_tracing import traced_keras3
     from kdtflite.models.parity import TOLERANCE, compare, random_inputs, tell_once
@@ -112,7 +113,11 @@ def convert_keras3(model: Any) -> Keras3Conversion:
         _ADVICE,
         tolerance=TOLERANCE if graph is model or source is graph else _HALF_TOLERANCE,
     )
-    tell_once(model, f"Keras 3 model {model.name!r} carried over to tf_keras: {parity}.")
+    tell_once(
+        model,
+        f"Keras 3 model {model.name!r} carried over to tf_keras: "
+        f"{number_of_layers(target)} layers, {parity}.",
+    )
     return Keras3Conversion(target, parity.difference)
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "leaves",
     "map_structure",
     "nodes",
+    "number_of_layers",
     "opens",
     "own_weights",
     "restored_nodes",
@@ -54,6 +55,15 @@ def opens(layer: Any) -> bool:
 def inner_layers(layer: Any) -> list[Any]:
     """Returns the layers inside a layer or model, at every depth."""
     return list(layer._flatten_layers(include_self=False))
+
+
+def number_of_layers(model: Any) -> int:
+    """Counts the layers of a model, those of models inside it too, its inputs left out."""
+    return sum(
+        number_of_layers(layer) if hasattr(layer, "layers") else 1
+        for layer in model.layers
+        if type(layer).__name__ != "InputLayer"
+    )
 
 
 def weights_of(layer: Any) -> list[Any]:

@@ -17,6 +17,7 @@ Function = Callable[..., Any]
 
 def pool(function: Callable[..., Any]) -> Function:
     """Makes the pooling operation of TensorFlow's pooling `function`."""
+
     def call(operation: Any, x: Any) -> Any:
         _channels_last(operation)
         strides = operation.pool_size if operation.strides is None else operation.strides
@@ -27,6 +28,7 @@ def pool(function: Callable[..., Any]) -> Function:
 
 def blocks(function: Callable[..., Any]) -> Function:
     """Makes the operation that moves blocks of an image between space and depth."""
+
     def call(operation: Any, x: Any) -> Any:
         _channels_last(operation)
         return function(x, operation.block_size)

@@ -37,8 +37,8 @@ class Parity:
 
     def __str__(self) -> str:
         return (
-            f"largest difference {self.difference:.1e} on random input, "
-            f"where outputs reach {self.largest:.3g}"
+            f"largest difference {self.difference:.1e} on random input "
+            f"(largest output {self.largest:.3g})"
         )
 
 
