@@ -34,7 +34,7 @@ from kdtflite.errors import (
     one_line,
 )
 from kdtflite.litemodel import LiteModel
-from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.as_functional import as_functional
 from kdtflite.models.float32 import in_float32
 from kdtflite.progress import track
 
@@ -153,7 +153,7 @@ def _saved_model(model: Any, folder: Path, input_range: tuple[float, float] | No
         return _given_saved_model(Path(model), input_range)
     import tensorflow as tf
 
-    keras_model = in_float32(as_tf_keras(_student_of(model)))
+    keras_model = in_float32(as_functional(_student_of(model)))
     names = list(keras_model.input_names)
     trained = _trained_ranges(keras_model)
     inputs = [

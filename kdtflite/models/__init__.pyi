@@ -1,3 +1,4 @@
+from .as_functional import as_functional as as_functional
 from .as_tf_keras import as_tf_keras as as_tf_keras
 from .builders import ARCHITECTURES as ARCHITECTURES
 from .builders import build_model as build_model

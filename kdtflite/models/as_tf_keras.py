@@ -16,8 +16,10 @@ __all__ = ["as_tf_keras"]
 def as_tf_keras(model: Any) -> tf_keras.Model:
     """Returns `model` itself if it is a built tf_keras model, or a Keras 3 model rebuilt as one.
 
+    A subclassed tf_keras model is passed through; `as_functional` traces it.
+
     Args:
-        model: A tf_keras model, or a Keras 3 Sequential or Functional model.
+        model: A tf_keras model, or a Keras 3 model as `from_keras3` takes it.
 
     Raises:
         UnsupportedModelError: `model` is neither, is not built, or cannot be carried over.

@@ -10,19 +10,21 @@ import tf_keras as keras
 
 from kdtflite.errors import UnsupportedModelError
 from kdtflite.models.activations import KERAS3_ACTIVATIONS
+from kdtflite.models.layers import APPLICATION_LAYERS
 
 __all__ = [
-    "SUPPORTED_LAYERS",
+    "UnsupportedSettingError",
     "accepted_arguments",
     "describe",
     "is_built_in",
+    "is_supported",
     "layer_from_config",
     "refuse_layer",
 ]
 
 # Layers that mean the same in both generations once their configuration is mended. Each conversion
 # is proven by running both models, so a name here is a claim that is checked every time.
-SUPPORTED_LAYERS = frozenset(
+_SUPPORTED_LAYERS = frozenset(
     [
         "Activation",
         "ActivityRegularization",
@@ -54,6 +56,7 @@ SUPPORTED_LAYERS = frozenset(
         "Dense",
         "DepthwiseConv1D",
         "DepthwiseConv2D",
+        "Discretization",
         "Dot",
         "Dropout",
         "ELU",
@@ -61,6 +64,7 @@ SUPPORTED_LAYERS = frozenset(
         "Embedding",
         "Flatten",
         "GRU",
+        "GRUCell",
         "GaussianDropout",
         "GaussianNoise",
         "GlobalAveragePooling1D",
@@ -71,7 +75,11 @@ SUPPORTED_LAYERS = frozenset(
         "GlobalMaxPooling3D",
         "GroupNormalization",
         "Identity",
+        "HashedCrossing",
+        "Hashing",
+        "IntegerLookup",
         "LSTM",
+        "LSTMCell",
         "LayerNormalization",
         "LeakyReLU",
         "Masking",
@@ -84,6 +92,7 @@ SUPPORTED_LAYERS = frozenset(
         "Multiply",
         "Normalization",
         "PReLU",
+        "RNN",
         "Permute",
         "RandomBrightness",
         "RandomContrast",
@@ -100,10 +109,12 @@ SUPPORTED_LAYERS = frozenset(
         "SeparableConv1D",
         "SeparableConv2D",
         "SimpleRNN",
+        "SimpleRNNCell",
         "Softmax",
         "SpatialDropout1D",
         "SpatialDropout2D",
         "SpatialDropout3D",
+        "StackedRNNCells",
         "Subtract",
         "TimeDistributed",
         "UnitNormalization",
@@ -120,9 +131,18 @@ SUPPORTED_LAYERS = frozenset(
 _HARMLESS = frozenset({"seed", "use_cudnn", "flash_attention", "autocast"})
 
 
+class UnsupportedSettingError(Exception):
+    """A setting of an operation that TensorFlow has no equal of; the message says which."""
+
+
 def is_built_in(obj: Any) -> bool:
     """Says whether the class of `obj` itself (not only a base of it) is Keras 3's own."""
     return type(obj).__module__.split(".")[0] == "keras"
+
+
+def is_supported(layer: Any) -> bool:
+    """Says whether tf_keras has a layer for a built-in layer of Keras 3."""
+    return type(layer).__name__ in _SUPPORTED_LAYERS | set(APPLICATION_LAYERS)
 
 
 def describe(layer: Any) -> str:
@@ -137,19 +157,20 @@ def refuse_layer(where: str, why: str, advice: str) -> NoReturn:
     )
 
 
-def layer_from_config(layer: Any) -> keras.layers.Layer:
+def layer_from_config(layer: Any, /, **inner: Any) -> keras.layers.Layer:
     """Builds the tf_keras layer that computes what a Keras 3 layer does; weights are not copied.
 
     Args:
-        layer: A Keras 3 layer whose class name is in `SUPPORTED_LAYERS`, wrappers excepted.
+        layer: A Keras 3 layer that `is_supported`.
+        inner: The arguments that hold layers (`layer`, `cell`, `cells`), rebuilt already.
 
     Raises:
         UnsupportedModelError: The layer uses something that tf_keras has no equal of.
     """
     name = type(layer).__name__
-    target = getattr(keras.layers, name)
+    target = APPLICATION_LAYERS.get(name) or getattr(keras.layers, name)
     where = describe(layer)
-    config = layer.get_config()
+    config = {key: value for key, value in layer.get_config().items() if key not in inner}
     if config.get("stateful"):
         refuse_layer(where, "it is stateful.", "Build it with stateful=False.")
     if name == "LeakyReLU":
@@ -158,6 +179,11 @@ def layer_from_config(layer: Any) -> keras.layers.Layer:
         # As constants in the configuration the statistics survive clone_model and .h5 files;
         # tf_keras forgets adapted ones there.
         config["mean"], config["variance"] = (array.tolist() for array in layer.get_weights()[:2])
+    if name == "IntegerLookup":
+        # The size is that of the vocabulary, and an adapted one is not in the configuration.
+        del config["vocabulary_size"]
+        config["vocabulary"] = [int(token) for token in layer.get_vocabulary(False)]
+        config["dtype"] = "int64" if layer.output_mode == "int" else "float32"
     accepted = accepted_arguments(target)
     mended: dict[str, Any] = {}
     for key, value in config.items():
@@ -170,7 +196,7 @@ def layer_from_config(layer: Any) -> keras.layers.Layer:
                 f"Build the layer without `{key}`.",
             )
     # Not from_config: MultiHeadAttention's asks for input shapes that the call will tell anyway.
-    return target(**mended)
+    return target(**mended, **inner)
 
 
 def _mended(key: str, value: Any, where: str) -> dict[str, Any]:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import tf_keras as keras
 
 from kdtflite.errors import UnsupportedModelError
-from kdtflite.models.activations import hard_sigmoid, hard_silu
+from kdtflite.models.graphs import map_structure
 from kdtflite.models.keras3_configs import (
-    SUPPORTED_LAYERS,
     describe,
     is_built_in,
+    is_supported,
     layer_from_config,
     refuse_layer,
 )
+from kdtflite.models.keras3_operations import call_operation, float32_instead
 
-__all__ = ["Rebuilder", "input_configs", "kind_of_model", "map_references"]
+__all__ = ["Rebuilder", "input_structure", "kind_of_model"]
 
-_ADVICE_LAYER = (
+_ADVICE = (
     "Use the built-in Keras layer that computes the same, or rebuild the model with tf_keras "
     "(`import tf_keras as keras`)."
-)
-_ADVICE_OPERATION = (
-    "Operations on tensors are understood where they are +, -, *, /, maximum or minimum of two "
-    "tensors or of a tensor and a number, or a plain activation. Use a Keras layer instead "
-    "(keras.layers.Reshape, Permute, Cropping2D, Rescaling ...)."
 )
 
 
@@ -43,26 +38,9 @@ def kind_of_model(obj: Any) -> str | None:
     return "subclassed" if ("keras.src.models.model", "Model") in bases else None
 
 
-def map_references(structure: Any, function: Callable[[str, int, int], Any]) -> Any:
-    """Maps `[layer name, node index, tensor index]` leaves inside lists and dicts."""
-    if isinstance(structure, dict):
-        return {key: map_references(value, function) for key, value in structure.items()}
-    if len(structure) == 3 and isinstance(structure[0], str) and isinstance(structure[1], int):
-        return function(*structure)
-    return [map_references(value, function) for value in structure]
-
-
-def input_configs(source: Any) -> dict[str, dict[str, Any]]:
-    """Returns the configurations of a Keras 3 model's input layers, by name.
-
-    The tensors in `model.inputs` have names of their own ("keras_tensor_5").
-    """
-    layers = source.get_config()["layers"]
-    return {
-        item["config"]["name"]: item["config"]
-        for item in layers
-        if item["class_name"] == "InputLayer"
-    }
+def input_structure(source: Any) -> Any:
+    """Returns the symbolic inputs of a Keras 3 model with a graph, as it is called with them."""
+    return map_structure(lambda tensor: tensor, _graph(source)._inputs_struct)
 
 
 class Rebuilder:
@@ -77,36 +55,18 @@ class Rebuilder:
 
     def check(self, source: Any) -> None:
         """Raises for the first layer, however deep, that cannot be carried over."""
-        if isinstance(source, list | tuple):
-            for layer in source:
-                self.check(layer)
-            return
-        kind = kind_of_model(source)
-        if kind == "subclassed":
-            refuse_layer(
-                f"model {source.name!r} ({type(source).__name__})",
-                "it is a subclassed model, whose call() is Python code.",
-                "Build it with the functional API, keras.Model(inputs, outputs), or rebuild it "
-                "with tf_keras.",
-            )
-        if kind == "sequential":
-            if not source.built or not source.inputs:
-                raise UnsupportedModelError(
-                    f"The Keras 3 model {source.name!r} has no input shape yet, so it has no "
-                    "weights. Call model.build((None, ...)) or start it with keras.Input(...)."
-                )
-            self.check(source.layers)
-        elif kind == "functional":
-            self.check(source.layers)
+        if kind_of_model(source) is not None:
+            inner = source.layers
         elif type(source).__name__ == "InputLayer" and is_built_in(source):
             if getattr(source, "sparse", False) or getattr(source, "ragged", False):
                 refuse_layer(describe(source), "it is sparse or ragged.", "Use a dense input.")
-        elif not is_built_in(source) or type(source).__name__ not in SUPPORTED_LAYERS:
-            refuse_layer(describe(source), _why(source), _ADVICE_LAYER)
-        elif type(source).__name__ == "TimeDistributed":
-            self.check(source.layer)
-        elif type(source).__name__ == "Bidirectional":
-            self.check([source.forward_layer, source.backward_layer])
+            inner = []
+        elif not is_built_in(source) or not is_supported(source):
+            refuse_layer(describe(source), _why(source), _ADVICE)
+        else:
+            inner = _wrapped(source)
+        for layer in inner:
+            self.check(layer)
 
     def model(self, source: Any) -> keras.Model:
         """Rebuilds a Keras 3 Sequential or Functional model."""
@@ -130,159 +90,169 @@ class Rebuilder:
             UnsupportedModelError: A layer has other weights in tf_keras than in Keras 3.
         """
         for source, target in self._pairs:
-            if type(source).__name__ == "Bidirectional":
-                _copy(source.forward_layer, target.forward_layer)
-                _copy(source.backward_layer, target.backward_layer)
-            else:
-                _copy(source, target)
+            values = source.get_weights()
+            received = [tuple(value.shape) for value in values]
+            expected = [tuple(value.shape) for value in target.weights]
+            if received != expected:
+                refuse_layer(
+                    describe(source),
+                    f"its weights have the shapes {received}, tf_keras' layer expects {expected}.",
+                    _ADVICE,
+                )
+            target.set_weights(values)
 
     def copy_trainable(self, source: Any) -> None:
         """Copies the `trainable` flags, outer before inner: setting one sets all inside it."""
         self._targets[id(source)].trainable = source.trainable
-        if kind_of_model(source) is not None:
-            for layer in source.layers:
-                if id(layer) in self._targets:
-                    self.copy_trainable(layer)
-        elif type(source).__name__ == "TimeDistributed":
-            self.copy_trainable(source.layer)
-        elif type(source).__name__ == "Bidirectional":
-            target = self._targets[id(source)]
-            target.forward_layer.trainable = source.forward_layer.trainable
-            target.backward_layer.trainable = source.backward_layer.trainable
+        inner = source.layers if kind_of_model(source) is not None else _wrapped(source)
+        for layer in inner:
+            if id(layer) in self._targets:
+                self.copy_trainable(layer)
 
     def _sequential(self, source: Any) -> keras.Model:
         target = keras.Sequential(name=source.name)
-        (config,) = input_configs(source).values()
-        target.add(_input(config))
+        target.add(_input(source.inputs[0]))
         for layer in source.layers:
-            target.add(self.layer(layer))
+            _called(layer, target.add, self.layer(layer))
         return target
 
     def _functional(self, source: Any) -> keras.Model:
-        config = source.get_config()
-        layers = {layer.name: layer for layer in source.layers}
-        tensors: dict[tuple[str, int, int], Any] = {}
+        tensors: dict[int, Any] = {}
+        names: set[str] = set()
 
-        def lookup(name: str, node: int, index: int) -> Any:
-            return tensors[name, node, index]
+        def known(value: Any) -> Any:
+            return tensors.get(id(value), value)
 
-        waiting = [
-            (item, number, node)
-            for item in config["layers"]
-            for number, node in enumerate(item["inbound_nodes"] or [None])
-        ]
-        targets: dict[str, keras.layers.Layer] = {}
-        while waiting:
-            later = []
-            for item, number, node in waiting:
-                name = item["name"]
-                if node is not None and not _is_ready(node, tensors):
-                    later.append((item, number, node))
+        for tensor in source.inputs:
+            tensors[id(tensor)] = _input(tensor)
+        for depth in sorted(source._nodes_by_depth, reverse=True):
+            for node in source._nodes_by_depth[depth]:
+                if node.is_input:
                     continue
-                if item["class_name"] == "InputLayer":
-                    outputs = _input(item["config"])
-                elif name in layers:
-                    args, kwargs = _arguments(node, lookup)
-                    outputs = self.layer(layers[name])(*args, **kwargs)
+                args = [map_structure(known, value) for value in node.arguments.args]
+                kwargs = {
+                    key: map_structure(known, value)
+                    for key, value in node.arguments.kwargs.items()
+                    if value is not None and not _is_implicit_mask(key, value, node)
+                }
+                if hasattr(node.operation, "get_weights"):
+                    args = [list(value) if isinstance(value, tuple) else value for value in args]
+                    layer = self.layer(node.operation)
+                    outputs = _called(node.operation, layer, *args, **kwargs)
                 else:
-                    args, kwargs = _arguments(node, lookup)
-                    outputs = _operation(item, args, kwargs, targets)
-                for index, tensor in enumerate(_flat(outputs)):
-                    tensors[name, number, index] = tensor
-            if len(later) == len(waiting):
-                raise UnsupportedModelError(
-                    f"The graph of the Keras 3 model {source.name!r} could not be followed past "
-                    f"layer {later[0][0]['name']!r}. Save it to a .keras file, load it and try "
-                    "again; if that fails too, rebuild it with tf_keras."
-                )
-            waiting = later
+                    outputs = call_operation(
+                        node.operation,
+                        args,
+                        kwargs,
+                        dtype=float32_instead(node.outputs[0].dtype),
+                        name=_free_name(node.operation.name, names),
+                    )
+                for symbol, output in zip(node.outputs, _flat(outputs), strict=True):
+                    tensors[id(symbol)] = output
         return keras.Model(
-            inputs=map_references(config["input_layers"], lookup),
-            outputs=map_references(config["output_layers"], lookup),
+            inputs=map_structure(known, source._inputs_struct),
+            outputs=map_structure(known, source._outputs_struct),
             name=source.name,
         )
 
     def _leaf(self, source: Any) -> keras.layers.Layer:
-        name = type(source).__name__
-        if name == "TimeDistributed":
+        kind = type(source).__name__
+        if kind == "TimeDistributed":
             # The inner layer is passed on as an object, and notes its own weights.
-            return keras.layers.TimeDistributed(self.layer(source.layer), name=source.name)
-        if name == "Bidirectional":
-            forward, backward = (
-                layer_from_config(inner) for inner in (source.forward_layer, source.backward_layer)
-            )
+            target = layer_from_config(source, layer=self.layer(source.layer))
+        elif kind == "Bidirectional":
+            inner = [source.forward_layer, source.backward_layer]
+            forward, backward = map(self._recurrent, inner)
             # tf_keras puts the prefixes before the names again.
             forward._name = forward.name.removeprefix("forward_")
             backward._name = backward.name.removeprefix("backward_")
             target = keras.layers.Bidirectional(
                 forward, merge_mode=source.merge_mode, backward_layer=backward, name=source.name
             )
+            # Not those given: tf_keras makes its own copy of the first.
+            for one, other in zip(
+                inner, (target.forward_layer, target.backward_layer), strict=True
+            ):
+                self._targets[id(one)] = other
         else:
-            target = layer_from_config(source)
-        if name != "Normalization":  # its statistics are in its configuration
+            target = self._recurrent(source)
+        # Normalization's statistics are in its configuration; TimeDistributed has no weights else.
+        if kind not in ("Normalization", "TimeDistributed"):
             self._pairs.append((source, target))
         return target
+
+    def _recurrent(self, source: Any) -> keras.layers.Layer:
+        """Builds a layer, with the cells inside it if it is one that has some."""
+        if type(source).__name__ == "RNN":
+            return layer_from_config(source, cell=self._recurrent(source.cell))
+        if type(source).__name__ == "StackedRNNCells":
+            return layer_from_config(source, cells=[self._recurrent(cell) for cell in source.cells])
+        return layer_from_config(source)
+
+
+def _graph(source: Any) -> Any:
+    return source._functional if kind_of_model(source) == "sequential" else source
+
+
+def _wrapped(layer: Any) -> list[Any]:
+    """Returns the layers that a built-in layer works through."""
+    kind = type(layer).__name__
+    if kind == "TimeDistributed":
+        return [layer.layer]
+    if kind == "Bidirectional":
+        return [layer.forward_layer, layer.backward_layer]
+    if kind == "RNN":
+        return [layer.cell]
+    return list(layer.cells) if kind == "StackedRNNCells" else []
 
 
 def _why(layer: Any) -> str:
     if type(layer).__name__ == "Lambda":
         return "a Lambda layer is Python code."
     if not is_built_in(layer):
-        return "it is a custom layer."
+        return "it is a custom layer with weights of its own."
+    if type(layer).__name__ in ("StringLookup", "TextVectorization"):
+        return "it takes strings, which no integer kernel does; give the model numbers."
+    if type(layer).__name__ == "SpectralNormalization":
+        # tf_keras 2.21 has one that builds with the InputSpec of tf.keras, which is Keras 3's.
+        return f"tf_keras' own cannot be built; its inner {layer.layer.name!r} computes the same."
     return "tf_keras has no layer that computes the same."
 
 
-def _copy(source: Any, target: keras.layers.Layer) -> None:
-    values = source.get_weights()
-    received = [tuple(value.shape) for value in values]
-    expected = [tuple(value.shape) for value in target.weights]
-    if received != expected:
-        refuse_layer(
-            describe(source),
-            f"its weights have the shapes {received}, tf_keras' layer expects {expected}.",
-            _ADVICE_LAYER,
-        )
-    target.set_weights(values)
+def _called(source: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls a rebuilt layer; what tf_keras refuses is refused by the layer's name."""
+    try:
+        return call(*args, **kwargs)
+    except UnsupportedModelError:
+        raise
+    # tf_keras raises anything: ValueError, TypeError, AttributeError, tf.errors.OpError ...
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        refuse_layer(describe(source), f"tf_keras' own refuses it: {reason[:300]}", _ADVICE)
 
 
-def _input(config: dict[str, Any]) -> Any:
-    shape = config["batch_shape"]
-    return keras.Input(
-        tuple(shape[1:]), batch_size=shape[0], dtype=config["dtype"], name=config["name"]
-    )
+def _is_implicit_mask(key: str, value: Any, node: Any) -> bool:
+    """Says whether an argument is the mask that Keras found on the inputs, as tf_keras will too."""
+    if not key.endswith("mask"):
+        return False
+    found = [getattr(tensor, "_keras_mask", None) for tensor in node.input_tensors]
+    values = value if isinstance(value, list | tuple) else [value]
+    return all(one is None or any(one is mask for mask in found) for one in values)
 
 
-def _is_ready(node: dict[str, Any], tensors: dict[tuple[str, int, int], Any]) -> bool:
-    found: list[tuple[str, int, int]] = []
-
-    def note(name: str, number: int, index: int) -> None:
-        found.append((name, number, index))
-
-    _arguments(node, note)
-    return all(reference in tensors for reference in found)
+def _input(tensor: Any) -> Any:
+    # Not the tensor's own name, which may be "keras_tensor_5".
+    name = tensor._keras_history.operation.name
+    shape = tuple(tensor.shape)
+    dtype = float32_instead(tensor.dtype)
+    return keras.Input(shape[1:], batch_size=shape[0], dtype=dtype, name=name)
 
 
-def _arguments(
-    node: dict[str, Any], lookup: Callable[[str, int, int], Any]
-) -> tuple[list[Any], dict[str, Any]]:
-    """Returns a node's call arguments with its tensors looked up; None stands for unset."""
-    kwargs = {key: _value(value, lookup) for key, value in node["kwargs"].items()}
-    return (
-        [_value(value, lookup) for value in node["args"]],
-        {key: value for key, value in kwargs.items() if value is not None},
-    )
-
-
-def _value(value: Any, lookup: Callable[[str, int, int], Any]) -> Any:
-    if isinstance(value, list | tuple):
-        return [_value(item, lookup) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("class_name") == "__keras_tensor__":
-        return lookup(*value["config"]["keras_history"])
-    if value.get("class_name") == "__tuple__":
-        return [_value(item, lookup) for item in value["items"]]
-    return {key: _value(item, lookup) for key, item in value.items()}
+def _free_name(name: str, used: set[str]) -> str:
+    while name in used:
+        name += "_again"  # an operation that was called twice
+    used.add(name)
+    return name
 
 
 def _flat(outputs: Any) -> list[Any]:
@@ -292,72 +262,3 @@ def _flat(outputs: Any) -> list[Any]:
     if isinstance(outputs, list | tuple):
         return [leaf for item in outputs for leaf in _flat(item)]
     return [outputs]
-
-
-_PAIRS = {
-    "Add": keras.layers.Add,
-    "Maximum": keras.layers.Maximum,
-    "Minimum": keras.layers.Minimum,
-    "Multiply": keras.layers.Multiply,
-    "Subtract": keras.layers.Subtract,
-}
-_UNARY: dict[str, Any] = {
-    "HardSigmoid": hard_sigmoid,
-    "HardSilu": hard_silu,
-    "Relu": "relu",
-    "Relu6": "relu6",
-    "Sigmoid": "sigmoid",
-    "Silu": "swish",
-    "Tanh": "tanh",
-}
-
-
-def _operation(
-    item: dict[str, Any],
-    args: list[Any],
-    kwargs: dict[str, Any],
-    targets: dict[str, keras.layers.Layer],
-) -> Any:
-    """Calls the layer that stands for an operation of Keras 3 on tensors."""
-    kind, name = item["class_name"], item["name"]
-    operands = [*args, *kwargs.values()]
-    tensors = [operand for operand in operands if hasattr(operand, "shape")]
-    if name not in targets:
-        layer = None
-        if str(item.get("module", "")).startswith("keras.src.ops"):
-            layer = _layer_for(kind, name, operands, tensors)
-        if layer is None:
-            refuse_layer(
-                f"operation {name!r} ({kind})", "tf_keras has no layer for it.", _ADVICE_OPERATION
-            )
-        targets[name] = layer
-    return targets[name](tensors if len(operands) == len(tensors) == 2 else tensors[0])
-
-
-def _layer_for(
-    kind: str, name: str, operands: list[Any], tensors: list[Any]
-) -> keras.layers.Layer | None:
-    if len(operands) == len(tensors) == 1:
-        if kind == "Negative":
-            return keras.layers.Rescaling(-1.0, name=name)
-        return keras.layers.Activation(_UNARY[kind], name=name) if kind in _UNARY else None
-    if len(operands) != 2:
-        return None
-    if len(tensors) == 2:
-        # The merge layers line up unequal ranks from the left, NumPy and Keras 3 from the right.
-        same_rank = len(tensors[0].shape) == len(tensors[1].shape)
-        return _PAIRS[kind](name=name) if kind in _PAIRS and same_rank else None
-    number = next((item for item in operands if isinstance(item, int | float)), None)
-    if number is None:
-        return None
-    first = not isinstance(operands[0], int | float)
-    scale_offset = {
-        "Add": (1.0, number),
-        "Multiply": (number, 0.0),
-        "Subtract": (1.0, -number) if first else (-1.0, number),
-        "Divide": (1.0 / number, 0.0) if first and number else None,
-        "TrueDivide": (1.0 / number, 0.0) if first and number else None,
-    }.get(kind)
-    if scale_offset is None:
-        return None
-    return keras.layers.Rescaling(float(scale_offset[0]), float(scale_offset[1]), name=name)

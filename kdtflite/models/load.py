@@ -52,8 +52,9 @@ def load_model(
     """
     quiet_tensorflow()
     file = open_model_file(path)
-    # Registers the activations that a model converted from Keras 3 may use.
+    # Registers what a model converted from Keras 3 may use.
     import kdtflite.models.activations
+    import kdtflite.models.layers
 
     if _OWN_LAYERS in json.dumps(file.configs):
         # The one step to the right in the layout: a file of `quantize_aware` names its layers.

@@ -27,6 +27,11 @@ _DANGEROUS_OPERATIONS = frozenset(
     | {"load_library", "load_op_library", "numpy_function", "print", "profiler", "py_function"}
     | {"raw_ops", "saved_model", "summary", "sysconfig", "train"}
 )
+# Functions of TensorFlow that still go through their first version, by its name.
+_HARMLESS_V1 = frozenset(
+    {"boolean_mask", "floor_div", "gather", "gather_nd", "nn", "norm", "pad", "shape", "size"}
+    | {"squeeze", "transpose"}
+)
 # Optimizer, loss and metrics: models are loaded without them.
 _NOT_LOADED = frozenset({"compile_config", "training_config"})
 # What Keras 2 saves as layers beside the classes in keras.layers.
@@ -90,7 +95,10 @@ def _carries_code(kind: str, node: dict[str, Any]) -> bool:
     config = node.get("config")
     if kind != "TFOpLambda" or not isinstance(config, dict):
         return False
-    return any(part in _DANGEROUS_OPERATIONS for part in str(config.get("function")).split("."))
+    parts = str(config.get("function")).split(".")
+    if parts[:2] == ["compat", "v1"] and parts[2:3] and parts[2] in _HARMLESS_V1:
+        parts = parts[2:]
+    return any(part in _DANGEROUS_OPERATIONS for part in parts)
 
 
 def _shown(kind: str, node: dict[str, Any]) -> str:

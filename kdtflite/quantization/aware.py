@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.errors import UnsupportedModelError, choose
-from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.as_functional import as_functional
 from kdtflite.models.float32 import custom_layers, float32_policy, in_float32
 from kdtflite.progress import say
 from kdtflite.quantization.calibration import Observer, get_calibration
@@ -46,7 +46,8 @@ def quantize_aware(
     conversion; `model.quantization.summary()` says which and why.
 
     Args:
-        model: A tf_keras or Keras 3 Sequential or Functional model, built. It is not changed.
+        model: A tf_keras or Keras 3 model, built. It is not changed. A subclassed one must be a
+            graph of layers (see `kdtflite.models.as_functional`).
         representative_data: Samples that set every activation range before the first step, as
             `kdtflite.data.representative` takes them; a few hundred will do. Without them
             `Distiller.fit` calibrates on its first batches.
@@ -60,13 +61,13 @@ def quantize_aware(
         A tf_keras model with the same inputs and outputs and an attribute `quantization`.
 
     Raises:
-        UnsupportedModelError: The model is subclassed, quantized already, or has no layer that
-            can be trained quantization-aware.
+        UnsupportedModelError: The model is quantized already, has no layer that can be trained
+            quantization-aware, or is subclassed and cannot be traced.
         DataError: The representative data do not fit the model.
     """
     observer = get_calibration(calibration) if isinstance(calibration, str) else calibration
     choose(ranges, _RANGES, what="way to treat ranges")
-    model = as_tf_keras(model)
+    model = as_functional(model)
     _check(model)
     model = in_float32(model)
     with float32_policy(), custom_layers(model):
@@ -134,12 +135,6 @@ def _any_inputs(model: keras.Model) -> Any:
 
 
 def _check(model: keras.Model) -> None:
-    if not isinstance(model, keras.Sequential) and not getattr(model, "_is_graph_network", False):
-        raise UnsupportedModelError(
-            f"Expected a Sequential or Functional model. Received: {model.name!r}, a "
-            f"{type(model).__name__}, whose graph cannot be seen. Build it with "
-            "keras.Model(inputs, outputs)."
-        )
     layers = list(model._flatten_layers(include_self=False))
     if any(
         isinstance(layer, FakeQuantize | FakeQuantized) or hasattr(layer, "quantize_config")

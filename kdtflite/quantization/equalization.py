@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.errors import DataError, UnsupportedModelError
-from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.as_functional import as_functional
 from kdtflite.models.float32 import custom_layers, float32_policy, in_float32
 from kdtflite.progress import say
 from kdtflite.quantization.chains import Pair, find_pairs
@@ -106,8 +106,8 @@ def equalize(model: Any, representative_data: Any = None) -> keras.Model:
     ReLU6 what is to be equalized. Where channels differ little the gain is little.
 
     Args:
-        model: A tf_keras or Keras 3 Sequential or Functional model, built, not yet
-            quantization-aware. It is not changed.
+        model: A tf_keras or Keras 3 model, built, not yet quantization-aware. It is not changed.
+            A subclassed one must be a graph of layers (see `kdtflite.models.as_functional`).
         representative_data: A few hundred samples as `kdtflite.data.representative` takes them.
 
     Returns:
@@ -115,17 +115,11 @@ def equalize(model: Any, representative_data: Any = None) -> keras.Model:
         batch normalization without gamma gets one.
 
     Raises:
-        UnsupportedModelError: The model is subclassed or quantization-aware, or the result does
-            not compute what the model does.
+        UnsupportedModelError: The model is quantization-aware, or subclassed and cannot be
+            traced, or the result does not compute what the model does.
         DataError: A weight or activation is NaN or infinite, or the data do not fit the model.
     """
-    model = in_float32(as_tf_keras(model))
-    if not isinstance(model, keras.Sequential) and not getattr(model, "_is_graph_network", False):
-        raise UnsupportedModelError(
-            f"Expected a Sequential or Functional model. Received: {model.name!r}, a "
-            f"{type(model).__name__}, whose graph cannot be seen. Build it with "
-            "keras.Model(inputs, outputs)."
-        )
+    model = in_float32(as_functional(model))
     if any(hasattr(layer, "quantize_config") for layer in model.layers):
         raise UnsupportedModelError(
             f"The model {model.name!r} is quantization-aware already. Pass the float model."

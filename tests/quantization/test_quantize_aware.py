@@ -10,7 +10,7 @@ import kdtflite
 from kdtflite.errors import DataError, UnsupportedModelError
 from kdtflite.models import load_model
 from kdtflite.quantization import quantize_aware
-from kdtflite.quantization.ranges import input_ranges
+from kdtflite.quantization.ranges import input_ranges, rounding_off
 from kdtflite.runtime import import_tfmot
 
 L = keras.layers
@@ -279,24 +279,37 @@ def test_what_cannot_be_made_quantization_aware_is_refused(trained):
     with pytest.raises(UnsupportedModelError, match="quantization-aware already"):
         quantize_aware(quantize_aware(trained))
 
-    class Own(keras.Model):
-        def __init__(self):
-            super().__init__(name="own")
-            self.dense = L.Dense(3)
-
-        def call(self, inputs):
-            return self.dense(inputs)
-
-    own = Own()
-    own.build((None, 4))
-    with pytest.raises(UnsupportedModelError, match="'own', a Own, whose graph cannot be seen"):
-        quantize_aware(own)
     with pytest.raises(UnsupportedModelError, match=r"No layer of .*own: no integer form"):
         quantize_aware(network(Twice(name="own")))
     with pytest.raises(UnsupportedModelError, match="layer 'double' is a Lambda"):
         quantize_aware(network(L.Lambda(lambda x: 2 * x, name="double"), L.Flatten(), L.Dense(2)))
     with pytest.raises(UnsupportedModelError, match="Expected a Keras model"):
         quantize_aware("model.keras")
+
+
+def test_layers_of_two_nested_models_may_share_a_name(capsys):
+    def block(name):
+        inputs = keras.Input((8, 8, 2))
+        x = L.Conv2D(2, 3, padding="same", name="conv")(inputs)
+        return keras.Model(inputs, L.BatchNormalization(name="norm")(x), name=name)
+
+    # A layer of the name that a part of another is given: "dense" becomes "dense_row" on the way.
+    model = network(
+        *(block("one"), block("two"), L.Reshape((8, 16)), L.Dense(3, name="dense")),
+        *(L.Dense(3, name="dense_row"), L.Flatten(), L.Dense(2, name="conv")),
+        shape=(8, 8, 2),
+    )
+    rng = np.random.default_rng(5)
+    model.set_weights([rng.uniform(0.1, 0.9, w.shape) for w in model.get_weights()])
+    x = images(shape=(8, 8, 2))
+    aware = quantize_aware(model, x)
+    with rounding_off(aware):
+        np.testing.assert_allclose(aware(x), model(x), rtol=1e-4)
+    assert how(aware) == {
+        **{f"{block}/{layer}": "trained" for block in ("one", "two") for layer in ("conv", "norm")},
+        **{"reshape": "folded", "dense": "trained", "dense_row": "trained"},
+        **{"flatten": "folded", "conv": "trained"},
+    }
 
 
 def test_representative_data_that_do_not_fit_are_refused(trained):

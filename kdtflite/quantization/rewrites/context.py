@@ -29,14 +29,19 @@ class Graph:
     """The new graph while it grows.
 
     Attributes:
-        layers: The layers made, by name: a layer used twice is made once.
-        origin: Which layer of the source each new layer stands for, by name.
+        layers: The layers made, by the identity of their source and by part: a layer used twice is
+            made once, while layers of two nested models may share a name.
+        names: What to call the source's layers whose own name is not theirs alone, by identity.
+        reserved: The names of all layers of the source, once they are unique.
+        origin: The path of the layer of the source that each new layer stands for, by name.
         rows: The image (batch, 1, steps, channels) behind a tensor (batch, steps, channels) or
             (batch, channels), by the tensor's id.
         masks: The mask (batch, steps) of a tensor, by its id.
     """
 
-    layers: dict[str, Any] = field(default_factory=dict)
+    layers: dict[tuple[int, str], Any] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    reserved: set[str] = field(default_factory=set)
     origin: dict[str, str] = field(default_factory=dict)
     rows: dict[int, Any] = field(default_factory=dict)
     masks: dict[int, Any] = field(default_factory=dict)
@@ -49,19 +54,25 @@ class Parts:
 
     Attributes:
         source: The layer.
+        path: Where it is in the source model: "outer/inner".
         graph: The graph in which the parts go.
         followers: The layers that take its output in the source; None stands for the model's end.
         alone: Whether it is the only one that takes its (first) input.
     """
 
     source: keras.layers.Layer
+    path: str
     graph: Graph
     followers: tuple[Any, ...] = ()
     alone: bool = True
 
     def name(self, part: str = "") -> str:
         """Returns the name of a part; the last one, whose output is the layer's, has none."""
-        return f"{self.source.name}_{part}" if part else self.source.name
+        own = self.graph.names.get(id(self.source), self.source.name)
+        name = f"{own}_{part}" if part else own
+        while name in self.graph.origin or (part and name in self.graph.reserved):
+            name += "_"
+        return name
 
     def layer(
         self, kind: Callable[..., Any], part: str = "", *, weights: Any = None, **config: Any
@@ -83,12 +94,12 @@ class Parts:
         return self._made(part, make, source.get_weights())
 
     def _made(self, part: str, make: Callable[[str], Any], weights: Any) -> Callable[..., Any]:
-        name = self.name(part)
-        new = name not in self.graph.layers
-        if new:
-            self.graph.layers[name] = make(name)
-            self.graph.origin[name] = self.source.name
-        layer = self.graph.layers[name]
+        key = (id(self.source), part)
+        if key not in self.graph.layers:
+            name = self.name(part)
+            self.graph.layers[key] = make(name)
+            self.graph.origin[name] = self.path
+        layer = self.graph.layers[key]
 
         def call(*args: Any, **kwargs: Any) -> Any:
             built = layer.built and bool(layer.inbound_nodes)
@@ -112,7 +123,7 @@ class Parts:
         steps = (x.shape[1] or -1) if len(x.shape) == 3 else 1
         name = f"{x.node.layer.name}_as_image_{len(self.graph.rows)}"
         row = L.Reshape((1, steps, x.shape[-1]), name=name)(x)
-        self.graph.origin[name] = self.source.name
+        self.graph.origin[name] = self.path
         self._note(x, row)
         return row
 
@@ -121,11 +132,9 @@ class Parts:
         if rank == 4:
             return row
         shape = (row.shape[2] or -1, row.shape[3]) if rank == 3 else (row.shape[3],)
-        name = self.source.name
-        while name in self.graph.layers or name in self.graph.origin:
-            name += "_"
+        name = self.name()
         x = L.Reshape(shape, name=name)(row)
-        self.graph.origin[name] = self.source.name
+        self.graph.origin[name] = self.path
         self._note(x, row)
         return x
 

@@ -59,9 +59,6 @@ def bidirectional(parts: Parts, x: Any, **kwargs: Any) -> Any:
             continue
         in_order = steps[::-1] if layer.go_backwards else steps
         outputs.append(inner.op(tf.stack)(in_order, axis=1))
-    for name, origin in parts.graph.origin.items():
-        if origin in (source.forward_layer.name, source.backward_layer.name):
-            parts.graph.origin[name] = source.name
     return parts.layer(_MERGES[source.merge_mode])(outputs)
 
 

@@ -102,10 +102,17 @@ def rewritten(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
 
 class _Rewriting:
     def __init__(self, model: keras.Model) -> None:
-        self.graph = Graph()
-        self._taken = Counter(layer.name for layer in _leaves(model))
-        self._paths: dict[int, str] = {}
-        self._names: dict[int, str] = {}
+        leaves = _leaves(model)
+        shared = Counter(layer.name for _, layer in leaves)
+        names, reserved = {}, set(shared)
+        for path, layer in leaves:
+            if shared[layer.name] > 1 and "/" in path:
+                name = path.replace("/", "_")
+                while name in reserved:
+                    name += "_"
+                names[id(layer)] = name
+                reserved.add(name)
+        self.graph = Graph(names=names, reserved=reserved)
 
     def run(self, model: keras.Model, tensors: dict[int, Any], path: str = "") -> None:
         """Adds the new tensors of all that `model` computes from the inputs in `tensors`."""
@@ -148,6 +155,7 @@ class _Rewriting:
         outputs = tf.nest.flatten(call.outputs)
         parts = Parts(
             layer,
+            path + layer.name,
             self.graph,
             followers=tuple(users.get(id(outputs[0]), ())),
             alone=bool(call.inputs) and len(users[id(call.inputs[0])]) == 1,
@@ -159,9 +167,6 @@ class _Rewriting:
             new = sequences.on_rows(parts, args[0])
         if new is NotImplemented:
             new = parts.clone()(*args, **kwargs)
-        for name, origin in self.graph.origin.items():
-            if origin == layer.name:
-                self.graph.origin[name] = path + layer.name
         return new
 
     def _carry_mask(self, call: Call, old: Any, new: Any, args: Any) -> None:
@@ -177,9 +182,19 @@ class _Rewriting:
             self.graph.kept_alive.append(new)
 
 
-def _leaves(model: keras.Model) -> list[Any]:
-    return [
-        leaf
-        for layer in model.layers
-        for leaf in (_leaves(layer) if isinstance(layer, keras.Model) else [layer])
-    ]
+def _leaves(model: keras.Model) -> list[tuple[str, Any]]:
+    """Returns each layer once, those of nested models too, with its path; no inner inputs."""
+    found: dict[int, tuple[str, Any]] = {}
+
+    def walk(inner: keras.Model, path: str) -> None:
+        for layer in inner.layers:
+            if isinstance(layer, keras.Model):
+                walk(layer, f"{path}{layer.name}/")
+            elif not path or not isinstance(layer, L.InputLayer):
+                found.setdefault(id(layer), (path + layer.name, layer))
+                if isinstance(layer, L.Bidirectional):
+                    for one in (layer.forward_layer, layer.backward_layer):
+                        found.setdefault(id(one), (path + one.name, one))
+
+    walk(model, "")
+    return list(found.values())
