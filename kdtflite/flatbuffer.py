@@ -35,6 +35,8 @@ class FileTensor:
         dtype: TensorFlow Lite's type in lower case: "int8", "float32", ...
         scales: Quantization scales: none, one, or one a channel.
         zero_points: As many zero points.
+        block_size: Consecutive values of a row that share a scale, which then stands in a tensor
+            of its own; 0 where `scales` has them.
         is_constant: Its values are stored in the file.
         bytes: Bytes stored for it.
     """
@@ -46,6 +48,7 @@ class FileTensor:
     dtype: str
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
+    block_size: int
     is_constant: bool
     bytes: int
 
@@ -151,9 +154,22 @@ def _tensors(schema: Any, model: Any, size: int) -> Any:
                 dtype=types[tensor.Type()].lower(),
                 scales=scales,
                 zero_points=zero_points,
+                block_size=_block_size(schema, quantization),
                 is_constant=stored > 0,
                 bytes=stored,
             )
+
+
+def _block_size(schema: Any, quantization: Any) -> int:
+    if (
+        quantization is None
+        or quantization.DetailsType() != schema.QuantizationDetails.BlockwiseQuantization
+    ):
+        return 0
+    blocks = schema.BlockwiseQuantization()
+    details = quantization.Details()
+    blocks.Init(details.Bytes, details.Pos)
+    return int(blocks.BlockSize())
 
 
 def _operators(schema: Any, model: Any) -> Any:
