@@ -55,7 +55,10 @@ class FileTensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of a file: its kind and the indices of its tensors (-1: left out)."""
+    """An operator of a file: its kind and the indices of its tensors (-1: left out).
+
+    `activation` is what a FULLY_CONNECTED has fused into it: "NONE", "RELU", ...; "" elsewhere.
+    """
 
     index: int
     subgraph: int
@@ -63,6 +66,7 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     custom: bool
+    activation: str = ""
 
 
 def read_graph(content: bytes) -> tuple[tuple[FileTensor, ...], tuple[Operator, ...]]:
@@ -189,4 +193,14 @@ def _operators(schema: Any, model: Any) -> Any:
                 inputs=tuple(int(operator.Inputs(i)) for i in range(operator.InputsLength())),
                 outputs=tuple(int(operator.Outputs(i)) for i in range(operator.OutputsLength())),
                 custom=custom,
+                activation=_activation(schema, operator) if kind == "FULLY_CONNECTED" else "",
             )
+
+
+def _activation(schema: Any, operator: Any) -> str:
+    table = operator.BuiltinOptions()
+    if table is None:
+        return "NONE"
+    options = schema.FullyConnectedOptions()
+    options.Init(table.Bytes, table.Pos)
+    return _names(schema.ActivationFunctionType)[options.FusedActivationFunction()]

@@ -7,15 +7,15 @@ import re
 from math import prod
 
 from kdtflite.errors import ConfigurationError
-from kdtflite.flatbuffer import FileTensor, read_graph
+from kdtflite.flatbuffer import FileTensor, Operator, read_graph
 
 __all__ = ["fits_blocks", "require_quantizer", "with_int4_weights"]
 
 _INT4 = ("CONV_2D", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
 # No int4 kernels: eight bits are the fewest. The names are AI Edge Quantizer's.
 _INT8 = ("DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "BATCH_MATMUL")
-# LiteRT 2.3's built-in kernel for blocks gives nothing but zeros for fewer rows, without a word;
-# XNNPACK's is right.
+# Of weights in blocks, LiteRT 2.3's built-in kernel (not XNNPACK's) gives nothing but zeros for
+# fewer rows, and leaves out a fused activation, both without a word.
 _LEAST_ROWS = 4
 
 
@@ -28,10 +28,10 @@ def require_quantizer(target: str) -> None:
         )
 
 
-def fits_blocks(weights: FileTensor, block_size: int) -> bool:
+def fits_blocks(operator: Operator, weights: FileTensor, block_size: int) -> bool:
     """Says whether a Dense layer's weights, shape (units, inputs), can have a scale a block."""
     rows, columns = weights.shape[0], prod(weights.shape[1:])
-    return rows >= _LEAST_ROWS and columns % block_size == 0
+    return rows >= _LEAST_ROWS and columns % block_size == 0 and operator.activation == "NONE"
 
 
 def with_int4_weights(content: bytes, *, block_size: int = 0) -> bytes:
@@ -42,7 +42,8 @@ def with_int4_weights(content: bytes, *, block_size: int = 0) -> bytes:
     Args:
         content: A float32 file.
         block_size: 32, 64, 128 or 256 weights of a Dense layer's row share a scale, where the
-            row divides into such blocks; 0 for one scale a row.
+            row divides into such blocks and every kernel is right (four units or more, no fused
+            activation); 0 for one scale a row.
     """
     from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
     from ai_edge_quantizer.quantizer import Quantizer
@@ -71,7 +72,7 @@ def _scopes_in_blocks(content: bytes, block_size: int) -> list[str]:
         if operator.name != "FULLY_CONNECTED":
             continue
         weights = by_place[operator.subgraph, operator.inputs[1]]
-        if weights.is_constant and fits_blocks(weights, block_size):
+        if weights.is_constant and fits_blocks(operator, weights, block_size):
             output = by_place[operator.subgraph, operator.outputs[0]]
             # An operator's scope is the names of its outputs, each with a semicolon after it.
             scopes.append(f"^{re.escape(output.name)};$")

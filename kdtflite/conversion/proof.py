@@ -139,6 +139,13 @@ def prove_target(
         )
     if weights and all(weight.tensor.dtype != promised.weights for weight in weights):
         raise ConversionError(_none_became(promised, weights))
+    if promised.block_size and not any(w.tensor.block_size for w in weights):
+        raise ConversionError(
+            f"No Dense layer of the file has a scale for every {promised.block_size} weights, "
+            f"which target {target!r} promises: that takes four units or more, inputs divisible "
+            f"by {promised.block_size}, and no activation fused into the layer. "
+            "Convert to 'int4' instead."
+        )
     return TargetProof(
         target=target,
         weights=_counted(weight.tensor.dtype for weight in weights),
@@ -275,7 +282,7 @@ def _weight_faults(promised: Target, weights: list[_Weight]) -> Iterator[str]:
         elif (
             promised.block_size
             and operator.name == "FULLY_CONNECTED"
-            and fits_blocks(tensor, promised.block_size)
+            and fits_blocks(operator, tensor, promised.block_size)
             and tensor.block_size != promised.block_size
         ):
             yield f"{weight} with a scale a channel (expected one a {promised.block_size} weights)"

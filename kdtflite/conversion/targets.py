@@ -112,7 +112,7 @@ TARGETS = {
         ),
         Target(
             "int4_blockwise",
-            "as int4, with a scale for every 32 weights of a Dense layer",
+            "as int4, with a scale for every 32 weights of Dense layers without activation",
             weights="int4",
             activations="float32",
             biases="float32",
