@@ -35,6 +35,8 @@ class FileTensor:
         dtype: TensorFlow Lite's type in lower case: "int8", "float32", ...
         scales: Quantization scales: none, one, or one a channel.
         zero_points: As many zero points.
+        block_size: Consecutive values of a row that share a scale, which then stands in a tensor
+            of its own; 0 where `scales` has them.
         is_constant: Its values are stored in the file.
         bytes: Bytes stored for it.
     """
@@ -46,13 +48,17 @@ class FileTensor:
     dtype: str
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
+    block_size: int
     is_constant: bool
     bytes: int
 
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of a file: its kind and the indices of its tensors (-1: left out)."""
+    """An operator of a file: its kind and the indices of its tensors (-1: left out).
+
+    `activation` is what a FULLY_CONNECTED has fused into it: "NONE", "RELU", ...; "" elsewhere.
+    """
 
     index: int
     subgraph: int
@@ -60,6 +66,7 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     custom: bool
+    activation: str = ""
 
 
 def read_graph(content: bytes) -> tuple[tuple[FileTensor, ...], tuple[Operator, ...]]:
@@ -151,9 +158,22 @@ def _tensors(schema: Any, model: Any, size: int) -> Any:
                 dtype=types[tensor.Type()].lower(),
                 scales=scales,
                 zero_points=zero_points,
+                block_size=_block_size(schema, quantization),
                 is_constant=stored > 0,
                 bytes=stored,
             )
+
+
+def _block_size(schema: Any, quantization: Any) -> int:
+    if (
+        quantization is None
+        or quantization.DetailsType() != schema.QuantizationDetails.BlockwiseQuantization
+    ):
+        return 0
+    blocks = schema.BlockwiseQuantization()
+    details = quantization.Details()
+    blocks.Init(details.Bytes, details.Pos)
+    return int(blocks.BlockSize())
 
 
 def _operators(schema: Any, model: Any) -> Any:
@@ -173,4 +193,14 @@ def _operators(schema: Any, model: Any) -> Any:
                 inputs=tuple(int(operator.Inputs(i)) for i in range(operator.InputsLength())),
                 outputs=tuple(int(operator.Outputs(i)) for i in range(operator.OutputsLength())),
                 custom=custom,
+                activation=_activation(schema, operator) if kind == "FULLY_CONNECTED" else "",
             )
+
+
+def _activation(schema: Any, operator: Any) -> str:
+    table = operator.BuiltinOptions()
+    if table is None:
+        return "NONE"
+    options = schema.FullyConnectedOptions()
+    options.Init(table.Bytes, table.Pos)
+    return _names(schema.ActivationFunctionType)[options.FusedActivationFunction()]

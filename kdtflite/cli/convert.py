@@ -34,12 +34,21 @@ def command(
         typer.Option(
             metavar="DATA",
             help="Samples that calibrate the activations: an .npz file, an image folder of class "
-            "sub-folders, or a named data set. Integer targets need them.",
+            "sub-folders, or a named data set. int8 and int16x8 need them.",
         ),
     ] = None,
-    target: Annotated[str, typer.Option(help="int8 (proven fully integer) or float32.")] = "int8",
+    target: Annotated[
+        str,
+        typer.Option(
+            help="int8 or int16x8 (proven fully integer), float16, dynamic, int4, int4_blockwise "
+            "or float32."
+        ),
+    ] = "int8",
     io: Annotated[
-        str | None, typer.Option(metavar="int8|uint8", help="Dtype of inputs and outputs. [int8]")
+        str | None,
+        typer.Option(
+            metavar="int8|uint8", help="Dtype of an int8 file's inputs and outputs. [int8]"
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="The most samples to calibrate with.")] = 500,
     data_path: Annotated[
@@ -60,10 +69,11 @@ def command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the proof as JSON.")] = False,
 ) -> None:
-    """Converts a Keras model to a .tflite file, and proves it fully integer.
+    """Converts a Keras model to a .tflite file, and proves it to be what the target promises.
 
-    A file with a float tensor, a Flex or custom operator, or float inputs or outputs is not
-    written: the message names the operator, the tensor and the layer.
+    Where int8 or int16x8 is promised, a file with a float tensor, a Flex or custom operator, or
+    float inputs or outputs is not written: the message names the operator, the tensor and the
+    layer. So it is with weights of another dtype than the other targets promise.
     """
     from kdtflite.conversion.targets import get_target
     from kdtflite.files import refuse_existing
@@ -106,7 +116,7 @@ def command(
         loaded(), data, target, io_dtype=io, input_range=input_range, samples=samples
     )
     lite.save(output, overwrite=force, option="--force")
-    _print(lite, output, model, proven=promised.fully_integer, as_json=as_json)
+    _print(lite, output, model, target=target, as_json=as_json)
 
 
 def _load(path: Path, *, unsafe: bool) -> Any:
@@ -175,11 +185,11 @@ def _scales_bytes(model: Any) -> str | None:
     return None
 
 
-def _print(lite: Any, output: Path, model: Path, *, proven: bool, as_json: bool) -> None:
-    from kdtflite.conversion import prove_fully_integer
+def _print(lite: Any, output: Path, model: Path, *, target: str, as_json: bool) -> None:
+    from kdtflite.conversion import prove_target
     from kdtflite.files import sha256
 
-    proof = prove_fully_integer(lite) if proven else None
+    proof = prove_target(lite, target)
     before = _size(model)
     if as_json:
         result = {
@@ -187,12 +197,11 @@ def _print(lite: Any, output: Path, model: Path, *, proven: bool, as_json: bool)
             "sha256": sha256(output),
             "bytes": len(lite.content),
             "model_bytes": before,
-            "proof": proof.to_dict() if proof else None,
+            "proof": proof.to_dict(),
         }
         typer.echo(json.dumps(result, indent=2))
         return
-    if proof is not None:
-        typer.echo(str(proof))
+    typer.echo(str(proof))
     for label, specs in (("Input", lite.inputs), ("Output", lite.outputs)):
         for spec in specs:
             scale = "" if spec.scale is None else f", scale {spec.scale:.9g}"

@@ -4,5 +4,7 @@ from .integer_proof import prove_fully_integer as prove_fully_integer
 from .mixed import MixedPrecision as MixedPrecision
 from .mixed import MixedStep as MixedStep
 from .mixed import mixed_precision as mixed_precision
+from .proof import TargetProof as TargetProof
+from .proof import prove_target as prove_target
 from .targets import TARGETS as TARGETS
 from .targets import Target as Target

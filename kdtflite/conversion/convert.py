@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from kdtflite.conversion.integer_proof import prove_fully_integer
+from kdtflite.conversion.four_bits import require_quantizer
+from kdtflite.conversion.proof import prove_target
 from kdtflite.conversion.targets import Target, get_target
 from kdtflite.data.representative import (
     DEFAULT_SAMPLES,
@@ -62,10 +63,15 @@ def convert(
         model: A tf_keras or Keras 3 model (float, or quantization-aware), a Distiller, whose
             student is meant, or the path of a SavedModel folder.
         representative_data: Samples that calibrate the activations, as
-            `kdtflite.data.representative` takes them. Integer targets need them even where
-            every range is trained.
-        target: "int8" (proven fully integer) or "float32".
-        io_dtype: "int8" (the default of target "int8") or "uint8" inputs and outputs.
+            `kdtflite.data.representative` takes them. Fully integer targets need them even
+            where every range is trained; the others take none.
+        target: "int8" or "int16x8" (both proven fully integer), "float16", "dynamic", "int4",
+            "int4_blockwise" or "float32"; `kdtflite.conversion.TARGETS` has what each promises.
+            Only "int8" takes the ranges that a quantization-aware model was trained with: for
+            the others its fake quantization is taken off first, and "int16x8" is calibrated
+            from the representative data.
+        io_dtype: "int8" (the default of target "int8") or "uint8" inputs and outputs. The other
+            targets have one dtype each.
         input_range: Least and greatest input value in training; data of another scaling are
             refused. A quantization-aware model knows its own.
         samples: The most samples to calibrate with.
@@ -76,15 +82,19 @@ def convert(
 
     Raises:
         NotFullyIntegerError: A float tensor, a Flex or custom operator, or float inputs or
-            outputs; names the operator, the tensor and the layer.
+            outputs in a file that should be fully integer; names operator, tensor and layer.
         DataError: The representative data do not fit the model.
-        ConversionError: The converter failed or died.
+        ConversionError: The converter failed or died, or the file is not what its target
+            promises (see `prove_target`).
+        ConfigurationError: No such target or io_dtype, or a package that it needs is missing.
     """
     promised = get_target(target)
     io = promised.choose_io(io_dtype)
+    if promised.weights == "int4":
+        require_quantizer(f"Target {target!r}")
     folder = Path(tempfile.mkdtemp(prefix="kdtflite-"))
     try:
-        saved = _saved_model(model, folder / "model", input_range)
+        saved = _saved_model(model, folder / "model", input_range, promised)
         data = None
         if promised.fully_integer:
             data = representative(representative_data, saved.inputs, limit=samples)
@@ -120,7 +130,7 @@ def _converted(
 ) -> LiteModel:
     job = {
         "model": str(saved.path),
-        "fully_integer": target.fully_integer,
+        "target": target.name,
         "io_dtype": io,
         "inputs": saved.arguments,
     }
@@ -132,12 +142,7 @@ def _converted(
     if code != 0:
         raise _failure(folder, code, log, saved.layers, target)
     lite = LiteModel((folder / "model.tflite").read_bytes())
-    if target.fully_integer:
-        prove_fully_integer(lite, layers=saved.layers)
-    elif any(spec.dtype != io for spec in lite.outputs):
-        raise ConversionError(
-            f"Expected {io} outputs. Received: {', '.join(spec.dtype for spec in lite.outputs)}."
-        )
+    prove_target(lite, target.name, layers=saved.layers)
     return lite
 
 
@@ -147,15 +152,19 @@ def _student_of(model: Any) -> Any:
     return model.student if isinstance(model, Distiller) else model
 
 
-def _saved_model(model: Any, folder: Path, input_range: tuple[float, float] | None) -> _SavedModel:
+def _saved_model(
+    model: Any, folder: Path, input_range: tuple[float, float] | None, target: Target
+) -> _SavedModel:
     """Returns a SavedModel whose signature has the model's own input and output names."""
     if isinstance(model, str | os.PathLike):
         return _given_saved_model(Path(model), input_range)
     import tensorflow as tf
 
     keras_model = in_float32(as_functional(_student_of(model)))
-    names = list(keras_model.input_names)
     trained = _trained_ranges(keras_model)
+    if target.name != "int8":
+        keras_model = _without_fake_quantization(keras_model)
+    names = list(keras_model.input_names)
     inputs = [
         InputSpec(
             name, tuple(tensor.shape[1:]), tensor.dtype.name, input_range or trained.get(name)
@@ -221,6 +230,14 @@ def _trained_ranges(model: Any) -> dict[str, tuple[float, float]]:
     from kdtflite.quantization.ranges import input_ranges
 
     return input_ranges(model)
+
+
+def _without_fake_quantization(model: Any) -> Any:
+    # Its ranges are for int8 activations: a float file would round to them for nothing, and
+    # 65,536 codes would be laid over what 256 could hold.
+    from kdtflite.quantization.strip import is_quantization_aware, strip
+
+    return strip(model) if is_quantization_aware(model) else model
 
 
 def _output_names(model: Any) -> list[str]:
@@ -296,14 +313,20 @@ def _failure(folder: Path, code: int, log: str, layers: list[str], target: Targe
             f"The disk is full: the converter could not write in {folder.parent}. "
             "Free some space, or set TMPDIR to another folder."
         )
-    # The converter names operators without an integer kernel as 'tfl.name' or 'tf.Name'.
-    operators = sorted(set(re.findall(r"'?(?:tfl?|tf)\.([A-Za-z_0-9]+)'? op", message)))
+    # The converter names operators without an integer kernel as 'tfl.name' or 'tf.Name'; those
+    # without one for int16 as 'NAME'.
+    operators = sorted(
+        {
+            *re.findall(r"'?(?:tfl?|tf)\.([A-Za-z_0-9]+)'? op", message),
+            *re.findall(r"not yet supported for op: '([A-Z_0-9]+)'", message),
+        }
+    )
     if operators and "same scale constraint" not in message and target.fully_integer:
         from_layers = sorted(
             {name for name in layers if re.search(rf"\b{re.escape(name)}\b", message)}
         )
         return NotFullyIntegerError(
-            f"The converter has no integer kernel for: {', '.join(operators)}"
+            f"The converter has no {target.activations} kernel for: {', '.join(operators)}"
             f"{', from layer ' + ', '.join(map(repr, from_layers)) if from_layers else ''}. "
             "Replace the layer by one that has (see docs/conversion.md)."
         )

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from kdtflite.conversion.four_bits import require_quantizer
 from kdtflite.data.representative import RepresentativeData
-from kdtflite.errors import ConfigurationError, ConversionError, one_line
+from kdtflite.errors import ConversionError, one_line
 from kdtflite.flatbuffer import Operator
 from kdtflite.litemodel import LiteModel
 
@@ -115,13 +116,9 @@ def _signatures(file: LiteModel) -> list[str]:
 
 
 def _imported() -> tuple[Any, Any, Any]:
-    try:
-        from ai_edge_quantizer import qtyping, quantizer, recipe
-    except ImportError as error:
-        raise ConfigurationError(
-            "Mixed precision needs ai-edge-quantizer. Install it: "
-            f'pip install "kdtflite[mixed]". ({one_line(error)}.)'
-        ) from error
+    require_quantizer("Mixed precision")
+    from ai_edge_quantizer import qtyping, quantizer, recipe
+
     return quantizer, recipe, qtyping
 
 

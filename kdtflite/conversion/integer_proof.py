@@ -10,11 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from kdtflite.errors import ModelFileError, NotFullyIntegerError
+from kdtflite.errors import ModelFileError, NotFullyIntegerError, one_line
 from kdtflite.flatbuffer import FileTensor, Operator
 from kdtflite.litemodel import LiteModel
 
-__all__ = ["IntegerProof", "find_floats", "layer_of", "prove_fully_integer"]
+__all__ = [
+    "IntegerProof",
+    "find_floats",
+    "layer_of",
+    "layer_of_operator",
+    "prove_fully_integer",
+    "run_once",
+]
 
 _INTEGER = frozenset(
     {
@@ -105,7 +112,7 @@ def prove_fully_integer(lite: LiteModel, *, layers: Iterable[str] = ()) -> Integ
             "name": operator.name,
             "inputs": [_dtype(lite, operator.subgraph, i) for i in operator.inputs if i >= 0],
             "outputs": [_dtype(lite, operator.subgraph, i) for i in operator.outputs],
-            "layer": _layer_of_operator(lite, operator, layers) or "",
+            "layer": layer_of_operator(lite, operator, layers) or "",
         }
         for operator in lite.operators
     )
@@ -126,7 +133,7 @@ def find_floats(lite: LiteModel, layers: Iterable[str] = ()) -> list[str]:
     faults, named = [], set()
     # DEQUANTIZE and QUANTIZE stand around the operator that is to blame: it comes first.
     for operator in sorted(lite.operators, key=lambda o: o.name in ("DEQUANTIZE", "QUANTIZE")):
-        layer = _layer_of_operator(lite, operator, layers)
+        layer = layer_of_operator(lite, operator, layers)
         origin = f", from layer {layer!r}" if layer else ""
         if operator.custom:
             kind = "Flex" if operator.name.startswith("Flex") else "custom"
@@ -171,7 +178,8 @@ def layer_of(tensor_name: str, layers: Iterable[str]) -> str | None:
     return None
 
 
-def _layer_of_operator(lite: LiteModel, operator: Operator, layers: tuple[str, ...]) -> str | None:
+def layer_of_operator(lite: LiteModel, operator: Operator, layers: Iterable[str]) -> str | None:
+    """Returns which of `layers` an operator comes from, by the names of its tensors."""
     # The first input is what the layer before gave; weights and biases come after it.
     for index in (*operator.outputs, *operator.inputs[1:], *operator.inputs[:1]):
         tensor = _tensor(lite, operator.subgraph, index)
@@ -194,16 +202,27 @@ def _invoke(lite: LiteModel) -> str:
     # XNNPACK refuses files that the plain kernels run (an activation that is always zero), and a
     # phone's default is XNNPACK: a file that only looks integer is no use.
     try:
-        interpreter = lite.interpreter(xnnpack=True)
-        for spec in lite.inputs:
-            interpreter.set_tensor(spec.index, np.zeros(spec.shape, spec.dtype))
-        interpreter.invoke()
-    except (ModelFileError, ValueError, RuntimeError) as error:
+        return run_once(lite)
+    except ModelFileError as error:
         raise NotFullyIntegerError(
             f"The file is integer, but LiteRT's default delegate cannot run it: {error} "
             "A layer whose output is always zero is the usual cause: look for dead activations."
         ) from error
-    # The delegate's part shows as one operator of this name after the file's own.
+
+
+def run_once(lite: LiteModel) -> str:
+    """Runs a file on zeros as LiteRT does by default; returns what took it ("XNNPACK").
+
+    Raises:
+        ModelFileError: The delegate, or a kernel, refuses the file.
+    """
+    interpreter = lite.interpreter(xnnpack=True)
+    try:
+        for spec in lite.inputs:
+            interpreter.set_tensor(spec.index, np.zeros(spec.shape, spec.dtype))
+        interpreter.invoke()
+    except (ValueError, RuntimeError) as error:
+        raise ModelFileError(f"LiteRT cannot run this file: {one_line(error)}.") from error
     # LiteRT lists a node of this name for every part that the delegate took over.
     delegated = any(node["op_name"] == "DELEGATE" for node in interpreter._get_ops_details())
     return "XNNPACK" if delegated else "built-in kernels"

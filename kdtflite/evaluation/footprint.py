@@ -88,14 +88,17 @@ def _wrapper_variables(model: Any) -> list[Any]:
 
 
 def _stored_elements(model: LiteModel) -> int:
-    biases = set()
+    biases, used = set(), set()
     for operator in model.operators:
+        used.update((operator.subgraph, index) for index in operator.inputs)
         position = _BIAS_POSITION.get(operator.name)
         if position is not None and position < len(operator.inputs):
             biases.add((operator.subgraph, operator.inputs[position]))
     return sum(
         prod(tensor.shape)
         for tensor in model.tensors
+        # The scales of int4 weights in blocks are constants that no operator reads.
         if tensor.is_constant
+        and (tensor.subgraph, tensor.index) in used
         and (tensor.dtype not in _INTEGERS or (tensor.subgraph, tensor.index) in biases)
     )

@@ -231,7 +231,7 @@ def test_a_converter_that_fails_is_quoted(converter, folders, images):
     with pytest.raises(ConversionError, match="converter failed: ConverterError: no such thing"):
         convert(model, images)
     converter("""echo "'tf.Foo' op is neither a custom op (head)" > "$3/error.txt"; exit 1""")
-    with pytest.raises(NotFullyIntegerError, match="no integer kernel for: Foo, from layer 'head'"):
+    with pytest.raises(NotFullyIntegerError, match="no int8 kernel for: Foo, from layer 'head'"):
         convert(model, images)
     with pytest.raises(ConversionError, match=r"converter failed: 'tf\.Foo' op") as error:
         convert(model, target="float32")
@@ -244,7 +244,7 @@ def test_a_converter_that_fails_is_quoted(converter, folders, images):
 
 def test_the_worker_leaves_its_error_for_the_parent(tmp_path):
     (tmp_path / "job.json").write_text(
-        '{"model": "nowhere", "fully_integer": false, "io_dtype": "float32", "inputs": []}'
+        '{"model": "nowhere", "target": "float32", "io_dtype": "float32", "inputs": []}'
     )
     assert worker.main(tmp_path) == 1
     assert "nowhere" in (tmp_path / "error.txt").read_text()

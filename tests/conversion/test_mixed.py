@@ -188,5 +188,5 @@ def test_what_cannot_be_made_is_told(float_file, x, monkeypatch):
     with pytest.raises(UnsupportedModelError, match="quantized already"):
         kdtflite.mixed_precision(integer, x, keep=1)
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
-    with pytest.raises(ConfigurationError, match=r"kdtflite\[mixed\]"):
+    with pytest.raises(ConfigurationError, match=r"kdtflite\[edge\]"):
         kdtflite.mixed_precision(float_file, x, keep=1)
