@@ -110,15 +110,17 @@ def methods(model: Any, dataset: Any, seed: int) -> dict[str, Callable[[], Any]]
         student = kdtflite.quantize_post_training(model, x, **options)
         return kdtflite.convert(student, x, progress=False)
 
-    def mixed(keep: int) -> Any:
-        return kdtflite.mixed_precision(model, x, keep=keep).file
+    float_file = kdtflite.convert(model, target="float32", progress=False)
+
+    def mixed(keep: int, wide: str = "int16") -> Any:
+        return kdtflite.mixed_precision(float_file, x, keep=keep, wide=wide).file
 
     def best(**options: Any) -> Any:
         choice = choose_calibration(model, x, validation[0], **options)
         return kdtflite.convert(choice.student, x, progress=False)
 
     return {
-        "float": lambda: kdtflite.convert(model, target="float32", progress=False),
+        "float": lambda: float_file,
         "the converter's own": lambda: kdtflite.convert(model, x, progress=False),
         "min-max": quantized,
         "min-max, bias correction": lambda: quantized(correct_biases=True),
@@ -130,6 +132,7 @@ def methods(model: Any, dataset: Any, seed: int) -> dict[str, Callable[[], Any]]
         ),
         "mixed: 3 activations in int16": lambda: mixed(3),
         "mixed: all that help in int16": lambda: mixed(99),
+        "mixed: 3 activations in float": lambda: mixed(3, "float32"),
     }
 
 

@@ -21,7 +21,7 @@ from kdtflite.errors import (
 )
 from kdtflite.flatbuffer import Operator
 from kdtflite.litemodel import LiteModel
-from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.as_functional import as_functional
 from kdtflite.progress import say, track
 from kdtflite.quantization.measures import MEASURES, accuracy_of, split_labels
 from kdtflite.quantization.strip import is_quantization_aware, strip
@@ -337,7 +337,7 @@ def _float_file(model: Any) -> tuple[LiteModel, list[str]]:
         # "model/relu/Relu;model/conv/Conv2D": the layers' names come second.
         paths = [path.split("/") for t in model.tensors for path in t.name.split(";")]
         return model, list(dict.fromkeys(path[1] for path in paths if len(path) > 2))
-    model = as_tf_keras(model)
+    model = as_functional(model)
     if is_quantization_aware(model):
         model = strip(model)
     names = [layer.name for layer in model._flatten_layers(include_self=False)]

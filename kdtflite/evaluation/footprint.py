@@ -88,7 +88,8 @@ def _wrapper_variables(model: Any) -> list[Any]:
 
 
 def _stored_elements(model: LiteModel) -> int:
-    biases, used = set(), set()
+    biases: set[tuple[int, int]] = set()
+    used: set[tuple[int, int]] = set()
     for operator in model.operators:
         used.update((operator.subgraph, index) for index in operator.inputs)
         position = _BIAS_POSITION.get(operator.name)

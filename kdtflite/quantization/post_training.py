@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kdtflite.data.representative import DEFAULT_SAMPLES
 from kdtflite.errors import DataError
-from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.as_functional import as_functional
 from kdtflite.models.float32 import in_float32
 from kdtflite.progress import track
 from kdtflite.quantization import bias_correction
@@ -68,7 +68,7 @@ def quantize_post_training(
             "Expected representative data: without training, ranges come from data alone. "
             "Received: None. Pass a few hundred samples as the model sees them in use."
         )
-    model = as_tf_keras(model)
+    model = as_functional(model)
     if equalize:
         model = equalized(model, representative_data)
     student = quantize_aware(model, representative_data, calibration=calibration, ranges="fixed")
@@ -146,7 +146,7 @@ def choose_calibration(
         UnsupportedModelError: As `quantize_post_training` does.
         DataError: The data do not fit the model, or the labels are not one class a sample.
     """
-    model = in_float32(as_tf_keras(model))
+    model = in_float32(as_functional(model))
     x, labels = split_labels(validation)
     batches = list(
         input_batches(model, x, limit=ALL_SAMPLES if labels is not None else DEFAULT_SAMPLES)

@@ -26,7 +26,7 @@ from kdtflite.evaluation.layers.trace import Trace, traced
 from kdtflite.evaluation.models import as_lite_model
 from kdtflite.input_checks import scaling_problems
 from kdtflite.litemodel import LiteModel, TensorSpec
-from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.as_functional import as_functional
 from kdtflite.models.float32 import in_float32
 from kdtflite.models.inspect import input_shapes
 from kdtflite.progress import say, track
@@ -114,7 +114,7 @@ def compare_tensors(
     """
     if samples < 1:
         raise ConfigurationError(f"Expected samples from 1 up. Received: {samples}.")
-    keras_model, file = in_float32(as_tf_keras(model)), as_lite_model(lite)
+    keras_model, file = in_float32(as_functional(model)), as_lite_model(lite)
     _refuse_foreign(keras_model)
     aware = is_quantization_aware(keras_model)
     known_as = user_names(keras_model)
