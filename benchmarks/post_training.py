@@ -157,7 +157,11 @@ def as_markdown(result: dict[str, Any]) -> str:
     """Returns one table for the channels as trained and one for uneven ones."""
     runs = result["runs"]
     lines = ["# Post-training quantization, part by part", ""]
-    lines.append(f"`python benchmarks/post_training.py`, on {result['machine']}.")
+    machine = result["machine"]
+    lines.append(
+        f"`python benchmarks/post_training.py`, on {machine['cpu']}, {machine['cores']} cores, "
+        f"LiteRT {machine['litert']}."
+    )
     lines.append("Fashion-MNIST, depthwise net of widths 16, 24, 32, 48, trained in float for")
     lines.append(f"{result['epochs']} epochs; {SAMPLES} samples calibrate. Accuracy in percent and")
     lines.append("error (mean squared difference of the file's outputs from the float ones, as a")

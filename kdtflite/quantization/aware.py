@@ -189,9 +189,11 @@ def _leaves(model: keras.Model, path: str = "") -> list[tuple[str, Any]]:
         leaf
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer)
-        for leaf in (
-            _leaves(layer, f"{path}{layer.name}/")
-            if isinstance(layer, keras.Model)
-            else [(path + layer.name, layer)]
-        )
+        for leaf in _leaves_of(layer, path + layer.name)
     ]
+
+
+def _leaves_of(layer: Any, path: str) -> list[tuple[str, Any]]:
+    if isinstance(layer, keras.layers.TimeDistributed):
+        return _leaves_of(layer.layer, path)
+    return _leaves(layer, f"{path}/") if isinstance(layer, keras.Model) else [(path, layer)]

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale
+from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import kdtflite
 from kdtflite.errors import UnsupportedModelError
@@ -11,7 +13,7 @@ from kdtflite.quantization.rewrites import rewrite
 
 L = keras.layers
 X = np.random.default_rng(0).random((96, 8, 8, 1), dtype=np.float32)
-IMAGE, SEQUENCE, VECTOR = (8, 8, 4), (6, 4), (8,)
+IMAGE, SEQUENCE, VECTOR, FILM = (8, 8, 4), (6, 4), (8,), (3, 8, 8, 4)
 
 
 def settled(model):
@@ -31,6 +33,18 @@ def one(layer, shape):
     return settled(keras.Model(inputs, layer(inputs)))
 
 
+def of_itself(layer):
+    """Calls a layer of two inputs on one tensor and on its double."""
+    return lambda x: layer([x, x * 2.0])
+
+
+def small_net():
+    inputs = keras.Input(IMAGE)
+    h = L.BatchNormalization()(L.Conv2D(4, 3, name="conv")(inputs))
+    h = L.Flatten()(L.ReLU()(h))
+    return keras.Model(inputs, L.Dense(5, name="dense")(h), name="small_net")
+
+
 def difference(model, inputs):
     """Largest difference of the rewritten model, relative to the largest output."""
     new, _ = rewrite.rewritten(model)
@@ -47,6 +61,8 @@ def kinds(model):
 
 
 LAYERS = {
+    "AdditiveAttention": (lambda: of_itself(L.AdditiveAttention()), SEQUENCE),
+    "AdditiveAttention, no scale": (lambda: of_itself(L.AdditiveAttention(False)), SEQUENCE),
     "BatchNormalization": (lambda: L.BatchNormalization(), IMAGE),
     "BatchNormalization of vectors": (lambda: L.BatchNormalization(), VECTOR),
     "BatchNormalization, no scale": (lambda: L.BatchNormalization(scale=False), SEQUENCE),
@@ -66,9 +82,11 @@ LAYERS = {
     "GlobalMaxPooling1D": (lambda: L.GlobalMaxPooling1D(), SEQUENCE),
     "GroupNormalization": (lambda: L.GroupNormalization(2), IMAGE),
     "GroupNormalization of sequences": (lambda: L.GroupNormalization(4), SEQUENCE),
+    "Inception-ResNet's sum": (lambda: of_itself(CustomScaleLayer(0.17)), IMAGE),
     "LSTM": (lambda: L.LSTM(5, go_backwards=True, return_sequences=True), SEQUENCE),
     "LayerNormalization": (lambda: L.LayerNormalization(), IMAGE),
     "LayerNormalization of vectors": (lambda: L.LayerNormalization(center=False), VECTOR),
+    "LayerScale": (lambda: LayerScale(0.1, 4), IMAGE),
     "MaxPooling1D": (lambda: L.MaxPooling1D(3, strides=2, padding="same"), SEQUENCE),
     "Normalization": (lambda: L.Normalization(mean=[1.0, 2, 3, 4], variance=[1.0, 2, 3, 4]), IMAGE),
     "Normalization inverted": (lambda: L.Normalization(mean=0.5, variance=4.0, invert=True), IMAGE),
@@ -76,6 +94,9 @@ LAYERS = {
     "SeparableConv1D": (lambda: L.SeparableConv1D(5, 3, activation="swish"), SEQUENCE),
     "SeparableConv2D": (lambda: L.SeparableConv2D(5, 3, depth_multiplier=2), IMAGE),
     "SimpleRNN": (lambda: L.SimpleRNN(5), SEQUENCE),
+    "TimeDistributed": (lambda: L.TimeDistributed(L.Conv2D(4, 3, activation="relu")), FILM),
+    "TimeDistributed Dense": (lambda: L.TimeDistributed(L.Dense(3)), SEQUENCE),
+    "TimeDistributed model": (lambda: L.TimeDistributed(small_net()), FILM),
     "ThresholdedReLU": (lambda: L.ThresholdedReLU(0.4), IMAGE),
     "UnitNormalization": (lambda: L.UnitNormalization(), VECTOR),
     "UpSampling1D": (lambda: L.UpSampling1D(2), SEQUENCE),
@@ -322,3 +343,21 @@ def test_a_transposed_convolution_and_kernels_before_relu_convert_as_trained():
     # Untrained, so its classes nearly tie; the steps are what the kernels answer for.
     assert parity.largest_difference_steps <= 3
     assert parity.mean_difference_steps < 1
+
+
+def test_the_layers_of_each_step_are_trained_and_convert_as_trained():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3, *IMAGE))
+    h = L.TimeDistributed(small_net(), name="each")(inputs)
+    h = L.AdditiveAttention(name="attention")([h, h])
+    model = keras.Model(inputs, L.Dense(4, name="logits")(L.GlobalAveragePooling1D()(h)))
+    films = np.random.default_rng(0).random((24, 3, *IMAGE), np.float32)
+    aware = kdtflite.quantize_aware(settled(model), films)
+    rows = {row.layer: row.how for row in aware.quantization.layers}
+    assert rows["each/conv"] == rows["each/dense"] == rows["attention"] == "trained"
+    assert "calibrated" not in rows.values()
+    lite = kdtflite.convert(aware, films, progress=False)
+    given = aware.predict(films, verbose=0)
+    step = lite.outputs[0].scale
+    assert np.abs(lite.predict(films) - given).max() <= 2.01 * step
+    assert given.std() > 5 * step

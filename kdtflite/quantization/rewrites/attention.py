@@ -10,7 +10,7 @@ import tf_keras as keras
 
 from kdtflite.quantization.rewrites.context import Parts
 
-__all__ = ["MASKED", "attention", "multi_head_attention"]
+__all__ = ["MASKED", "additive_attention", "attention", "multi_head_attention"]
 
 L = keras.layers
 MASKED = -16.0
@@ -96,18 +96,54 @@ def _heads(parts: Parts, x: Any, projection: Any, role: str, scale: float = 1.0)
 def attention(parts: Parts, inputs: Any, **kwargs: Any) -> Any:
     """Attention (Luong-style): softmax(query · keyᵀ · scale) · value."""
     layer = parts.source
-    if type(layer) is not L.Attention or layer.score_mode != "dot" or layer.use_scale:
-        return NotImplemented
-    if kwargs.get("return_attention_scores") or kwargs.get("use_causal_mask"):
+    if layer.score_mode != "dot" or layer.use_scale or not _is_plain(parts, inputs, kwargs):
         return NotImplemented
     query, value, *rest = inputs
     key = rest[0] if rest else value
-    if len(query.shape) != 3 or any(parts.mask(x) is not None for x in inputs):
-        return NotImplemented
     scores = parts.op(tf.linalg.matmul, "scores")(query, key, transpose_b=True)
+    return _seen(parts, scores, value)
+
+
+def additive_attention(parts: Parts, inputs: Any, **kwargs: Any) -> Any:
+    """AdditiveAttention (Bahdanau et al., arXiv 1409.0473): scores Σ scale · tanh(query + key).
+
+    The sum over the channels is a 1 × 1 convolution, whose kernel is the layer's scale.
+    """
+    layer = parts.source
+    query, value, *rest = inputs
+    key = rest[0] if rest else value
+    if not _is_plain(parts, inputs, kwargs) or None in (query.shape[1], key.shape[1]):
+        return NotImplemented
+    queries, steps, channels = query.shape[1], key.shape[1], query.shape[2]
+    rows = parts.layer(L.Reshape, "rows", target_shape=(queries, 1, channels))(query)
+    columns = parts.layer(L.Reshape, "columns", target_shape=(1, steps, channels))(key)
+    pairs = parts.op(tf.math.tanh, "tanh")(parts.op(tf.math.add, "pairs")(rows, columns))
+    scale = layer.scale.numpy() if layer.use_scale else np.ones(channels, np.float32)
+    sums = parts.layer(
+        L.Conv2D,
+        "sums",
+        weights=[scale.reshape(1, 1, channels, 1)],
+        filters=1,
+        kernel_size=1,
+        use_bias=False,
+        trainable=layer.use_scale,
+    )(pairs)
+    scores = parts.layer(L.Reshape, "scores", target_shape=(queries, steps))(sums)
+    return _seen(parts, scores, value)
+
+
+def _is_plain(parts: Parts, inputs: Any, kwargs: dict[str, Any]) -> bool:
+    """Says whether an attention layer is called on sequences, without masks, for its context."""
+    asked = kwargs.get("return_attention_scores") or kwargs.get("use_causal_mask")
+    masked = any(parts.mask(x) is not None for x in inputs) or kwargs.get("mask") is not None
+    return not asked and not masked and all(len(x.shape) == 3 for x in inputs)
+
+
+def _seen(parts: Parts, scores: Any, value: Any) -> Any:
+    """Returns softmax(scores) · value."""
     weights = parts.layer(L.Softmax, "softmax")(scores)
-    if layer.dropout:
-        weights = parts.layer(L.Dropout, "dropout", rate=layer.dropout)(weights)
+    if parts.source.dropout:
+        weights = parts.layer(L.Dropout, "dropout", rate=parts.source.dropout)(weights)
     return parts.op(tf.linalg.matmul)(weights, value)
 
 

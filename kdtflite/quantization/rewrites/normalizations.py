@@ -16,6 +16,8 @@ __all__ = [
     "batch_normalization",
     "group_normalization",
     "layer_normalization",
+    "layer_scale",
+    "scaled_sum",
     "scaling",
     "unit_normalization",
 ]
@@ -118,6 +120,25 @@ def unit_normalization(parts: Parts, x: Any) -> Any:
     bounded = parts.op(tf.math.maximum, "bounded")(total, 1e-12)
     root = parts.op(tf.math.rsqrt, "rsqrt")(bounded)
     return parts.op(tf.math.multiply)(x, root)
+
+
+def layer_scale(parts: Parts, x: Any) -> Any:
+    """LayerScale of ConvNeXt (arXiv 2103.17239): a factor a channel, as a depthwise convolution."""
+    (gamma,) = parts.source.get_weights()
+    y = parts.layer(
+        L.DepthwiseConv2D,
+        image_part(len(x.shape)),
+        weights=[gamma.reshape(1, 1, -1, 1)],
+        kernel_size=1,
+        use_bias=False,
+    )(parts.row(x))
+    return parts.unrow(y, len(x.shape))
+
+
+def scaled_sum(parts: Parts, inputs: Any) -> Any:
+    """Inception-ResNet's residual: inputs[0] + inputs[1] · scale."""
+    scaled = parts.op(tf.math.multiply, "scaled")(inputs[1], float(parts.source.scale))
+    return parts.op(tf.math.add)(inputs[0], scaled)
 
 
 def _normalized(parts: Parts, x: Any, axes: list[int], epsilon: float) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.src.applications.convnext import LayerScale
+from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from kdtflite.quantization.graph import Call, calls, is_symbolic, model_of, substitute
 from kdtflite.quantization.rewrites import (
@@ -44,7 +46,9 @@ _ON_ROWS = (
 )
 
 _RULES: dict[type, Callable[..., Any]] = {
+    CustomScaleLayer: normalizations.scaled_sum,
     L.Activation: activations.standalone,
+    L.AdditiveAttention: attention.additive_attention,
     L.Attention: attention.attention,
     L.Average: sequences.average,
     L.AveragePooling1D: sequences.pooling_1d,
@@ -79,6 +83,7 @@ _RULES: dict[type, Callable[..., Any]] = {
     L.UnitNormalization: normalizations.unit_normalization,
     L.UpSampling1D: sequences.padding_1d,
     L.ZeroPadding1D: sequences.padding_1d,
+    LayerScale: normalizations.layer_scale,
 }
 
 
@@ -127,7 +132,9 @@ class _Rewriting:
             args = substitute(call.args, tensors)
             kwargs = substitute(call.kwargs, tensors)
             if isinstance(call.layer, keras.Model):
-                outputs = self._opened(call.layer, args, path)
+                outputs = self._opened(call.layer, args, f"{path}{call.layer.name}/")
+            elif type(call.layer) is L.TimeDistributed and args[0].shape[1] is not None:
+                outputs = self._distributed(call.layer, args[0], path)
             else:
                 outputs = self._replaced(call, args, kwargs, users, path)
             for old, new in zip(
@@ -140,8 +147,19 @@ class _Rewriting:
         """Returns what a nested model computes, as part of the graph around it."""
         given = inner._flatten_to_reference_inputs(args[0])
         tensors = {id(old): new for old, new in zip(inner.inputs, given, strict=True)}
-        self.run(inner, tensors, f"{path}{inner.name}/")
+        self.run(inner, tensors, path)
         return substitute(inner._nested_outputs, tensors)
+
+    def _distributed(self, layer: Any, x: Any, path: str) -> Any:
+        """Returns what a layer or model gives for each step, the steps side by side as samples."""
+        steps, inner = Parts(layer, path + layer.name, self.graph), layer.layer
+        samples = steps.op(tf.reshape, "steps")(x, [-1, *x.shape[2:]])
+        if isinstance(inner, keras.Model):
+            y = self._opened(inner, (samples,), f"{path}{layer.name}/")
+        else:
+            parts = Parts(inner, path + layer.name, self.graph)
+            y = self._by_rule(parts, (samples,), {})
+        return steps.op(tf.reshape)(y, [-1, x.shape[1], *y.shape[1:]])
 
     def _replaced(
         self,
@@ -160,7 +178,10 @@ class _Rewriting:
             followers=tuple(users.get(id(outputs[0]), ())),
             alone=bool(call.inputs) and len(users[id(call.inputs[0])]) == 1,
         )
-        new = NotImplemented
+        return self._by_rule(parts, args, kwargs)
+
+    def _by_rule(self, parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        layer, new = parts.source, NotImplemented
         if type(layer) in _RULES:
             new = _RULES[type(layer)](parts, *args, **kwargs)
         if new is NotImplemented and type(layer) in _ON_ROWS and not kwargs:
@@ -186,15 +207,18 @@ def _leaves(model: keras.Model) -> list[tuple[str, Any]]:
     """Returns each layer once, those of nested models too, with its path; no inner inputs."""
     found: dict[int, tuple[str, Any]] = {}
 
-    def walk(inner: keras.Model, path: str) -> None:
-        for layer in inner.layers:
-            if isinstance(layer, keras.Model):
-                walk(layer, f"{path}{layer.name}/")
-            elif not path or not isinstance(layer, L.InputLayer):
-                found.setdefault(id(layer), (path + layer.name, layer))
-                if isinstance(layer, L.Bidirectional):
-                    for one in (layer.forward_layer, layer.backward_layer):
-                        found.setdefault(id(one), (path + one.name, one))
+    def walk(layer: Any, path: str) -> None:
+        if isinstance(layer, keras.Model):
+            for inner in layer.layers:
+                walk(inner, f"{path}{layer.name}/")
+        elif not path or not isinstance(layer, L.InputLayer):
+            found.setdefault(id(layer), (path + layer.name, layer))
+            if isinstance(layer, L.Bidirectional):
+                walk(layer.forward_layer, path)
+                walk(layer.backward_layer, path)
+            elif isinstance(layer, L.TimeDistributed):
+                walk(layer.layer, f"{path}{layer.name}/")
 
-    walk(model, "")
+    for layer in model.layers:
+        walk(layer, "")
     return list(found.values())
