@@ -228,9 +228,9 @@ _LAYERS: dict[str, Case] = {
         f"Conv2D with {name}": _single(lambda name=name: L.Conv2D(8, 3, activation=name), IMAGE)
         for name in ("elu", "gelu", "hard_sigmoid", "mish", "selu", "softplus", "swish")
     },
-    "x + y": _function(lambda x, y: x + y, IMAGE, IMAGE),
+    "x plus y": _function(lambda x, y: x + y, IMAGE, IMAGE),
     "x * 2 + 1": _function(lambda x: x * 2.0 + 1.0, IMAGE),
-    "x - y": _function(lambda x, y: x - y, IMAGE, IMAGE),
+    "x minus y": _function(lambda x, y: x - y, IMAGE, IMAGE),
     "x[:, 1:]": _function(lambda x: x[:, 1:], IMAGE),
     "tf.concat": _function(lambda x, y: tf.concat([x, y], axis=-1), IMAGE, IMAGE),
     "tf.matmul": _function(lambda x: tf.matmul(x, x, transpose_b=True), SEQUENCE),
