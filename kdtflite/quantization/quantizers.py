@@ -94,13 +94,10 @@ class WeightQuantizer(_Quantizer):
     def _rounded(self, weight: tf.Tensor, end: tf.Tensor, variables: Any) -> tf.Tensor:
         del variables
         fake = _operation(end)
-
-        @tf.custom_gradient
-        def rounded(values: tf.Tensor) -> Any:
-            rounded = fake(values, -end, end, num_bits=self.bits, narrow_range=True)
-            return rounded, lambda up: up  # nothing is clipped
-
-        return rounded(weight)
+        # Nothing is clipped.
+        return _straight_through(
+            lambda values: fake(values, -end, end, num_bits=self.bits, narrow_range=True)
+        )(weight)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -160,6 +157,11 @@ def _largest(weight: tf.Tensor, axes: list[int] | None) -> tf.Tensor:
     return tf.where(end > 0.0, end, tf.ones_like(end))
 
 
+def _straight_through(rounded: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[Any], tf.Tensor]:
+    """Returns the function with a gradient of 1 everywhere."""
+    return tf.custom_gradient(lambda values: (rounded(values), lambda up: up))
+
+
 def _operation(end: tf.Tensor) -> Any:
     if len(end.shape):
         return tf.quantization.fake_quant_with_min_max_vars_per_channel
@@ -185,6 +187,9 @@ class ActivationQuantizer(_Quantizer):
 
     In training the range follows the batches' own by a moving average without bias towards its
     start; a range that was calibrated counts as a long past. In inference nothing moves.
+
+    The gradient passes straight through (Bengio et al., arXiv 1308.3432) while the range follows,
+    since what is clipped then widens it; a range that stands still stops the gradient outside.
 
     Args:
         bits: Width of a code.
@@ -215,13 +220,19 @@ class ActivationQuantizer(_Quantizer):
     def __call__(self, values: tf.Tensor, training: Any, variables: dict[str, Any]) -> tf.Tensor:
         """Returns the values on the range's grid, in their own shape."""
         low, high = variables["min"], variables["max"]
-        if training and self.moving and self.follows:
+        following = training and self.moving and self.follows
+        if following:
             low, high = self._follow(values, variables)
         if self.passes:
             if self.observe is not None:
                 self.observe(self, values)
             return values
-        return tf.quantization.fake_quant_with_min_max_vars(values, low, high, num_bits=self.bits)
+        fake = tf.quantization.fake_quant_with_min_max_vars
+        if not following:
+            return fake(values, low, high, num_bits=self.bits)
+        # Not the operation's own gradient: that sums over all values twice, for ends that no
+        # optimizer moves.
+        return _straight_through(lambda x: fake(x, low, high, num_bits=self.bits))(values)
 
     def set_range(self, variables: dict[str, Any], low: float, high: float) -> None:
         """Sets the range to what a calibration found."""

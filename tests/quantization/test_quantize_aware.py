@@ -295,8 +295,9 @@ def test_layers_of_two_nested_models_may_share_a_name(capsys):
 
     # A layer of the name that a part of another is given: "dense" becomes "dense_row" on the way.
     model = network(
-        *(block("one"), block("two"), L.Reshape((8, 16)), L.Dense(3, name="dense")),
-        *(L.Dense(3, name="dense_row"), L.Flatten(), L.Dense(2, name="conv")),
+        *(block("one"), block("two")),
+        *(L.Reshape((8, 16), name="reshape"), L.Dense(3, name="dense")),
+        *(L.Dense(3, name="dense_row"), L.Flatten(name="flatten"), L.Dense(2, name="conv")),
         shape=(8, 8, 2),
     )
     rng = np.random.default_rng(5)

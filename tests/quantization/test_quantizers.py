@@ -194,3 +194,17 @@ def test_a_quantizer_is_plain_values_in_files(quantizer):
     again = from_config(config)
     assert type(again) is type(quantizer)
     assert as_config(again) == config
+
+
+def test_the_gradient_outside_a_range_stops_only_where_the_range_stands_still():
+    values = tf.constant([-9.0, -1.0, 0.3, 2.0, 9.0])  # the range is -1..2
+    layer = keras.layers.Layer()
+    quantizer = ActivationQuantizer()
+    variables = quantizer.build("output", layer)
+    quantizer.set_range(variables, -1.0, 2.0)
+    for training, expected in ((True, [1, 1, 1, 1, 1]), (False, [0, 1, 1, 1, 0])):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            total = tf.reduce_sum(quantizer(values, training, variables))
+        np.testing.assert_array_equal(tape.gradient(total, values), expected)
+        quantizer.set_range(variables, -1.0, 2.0)
