@@ -361,3 +361,23 @@ def test_the_layers_of_each_step_are_trained_and_convert_as_trained():
     step = lite.outputs[0].scale
     assert np.abs(lite.predict(films) - given).max() <= 2.01 * step
     assert given.std() > 5 * step
+
+
+@pytest.mark.parametrize("kind", [L.Attention, L.AdditiveAttention])
+@pytest.mark.parametrize("causal", [False, True])
+def test_simple_attention_with_masks_of_queries_and_values(kind, causal):
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    others = keras.Input((6,), dtype="int32", name="others")
+    x, y = (L.Embedding(20, 8, mask_zero=True)(ids) for ids in (tokens, others))
+    layer = kind(name="attention")
+    model = settled(keras.Model([tokens, others], layer([x, y], use_causal_mask=causal)))
+    ids = {
+        "tokens": np.array([[0, 2, 3, 0, 0], [3, 4, 5, 6, 7], [1, 0, 0, 2, 0]]),
+        "others": np.array([[4, 2, 0, 0, 0, 0], [3, 4, 5, 6, 7, 8], [9, 0, 2, 0, 0, 0]]),
+    }
+    assert difference(model, ids) < 1e-5
+    aware = kdtflite.quantize_aware(model, ids)
+    assert {row.layer: row.how for row in aware.quantization.layers}["attention"] == "trained"
+    lite = kdtflite.convert(aware, ids, progress=False)
+    assert kdtflite.compare(aware, lite, ids, progress=False).largest_difference_steps <= 3

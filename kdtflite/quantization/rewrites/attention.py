@@ -96,12 +96,12 @@ def _heads(parts: Parts, x: Any, projection: Any, role: str, scale: float = 1.0)
 def attention(parts: Parts, inputs: Any, **kwargs: Any) -> Any:
     """Attention (Luong-style): softmax(query · keyᵀ · scale) · value."""
     layer = parts.source
-    if layer.score_mode != "dot" or layer.use_scale or not _is_plain(parts, inputs, kwargs):
+    if layer.score_mode != "dot" or layer.use_scale or not _is_plain(inputs, kwargs):
         return NotImplemented
     query, value, *rest = inputs
     key = rest[0] if rest else value
     scores = parts.op(tf.linalg.matmul, "scores")(query, key, transpose_b=True)
-    return _seen(parts, scores, value)
+    return _context(parts, scores, query, value, causal=bool(kwargs.get("use_causal_mask")))
 
 
 def additive_attention(parts: Parts, inputs: Any, **kwargs: Any) -> Any:
@@ -112,7 +112,7 @@ def additive_attention(parts: Parts, inputs: Any, **kwargs: Any) -> Any:
     layer = parts.source
     query, value, *rest = inputs
     key = rest[0] if rest else value
-    if not _is_plain(parts, inputs, kwargs) or None in (query.shape[1], key.shape[1]):
+    if not _is_plain(inputs, kwargs) or None in (query.shape[1], key.shape[1]):
         return NotImplemented
     queries, steps, channels = query.shape[1], key.shape[1], query.shape[2]
     rows = parts.layer(L.Reshape, "rows", target_shape=(queries, 1, channels))(query)
@@ -129,22 +129,35 @@ def additive_attention(parts: Parts, inputs: Any, **kwargs: Any) -> Any:
         trainable=layer.use_scale,
     )(pairs)
     scores = parts.layer(L.Reshape, "scores", target_shape=(queries, steps))(sums)
-    return _seen(parts, scores, value)
+    return _context(parts, scores, query, value, causal=bool(kwargs.get("use_causal_mask")))
 
 
-def _is_plain(parts: Parts, inputs: Any, kwargs: dict[str, Any]) -> bool:
-    """Says whether an attention layer is called on sequences, without masks, for its context."""
-    asked = kwargs.get("return_attention_scores") or kwargs.get("use_causal_mask")
-    masked = any(parts.mask(x) is not None for x in inputs) or kwargs.get("mask") is not None
-    return not asked and not masked and all(len(x.shape) == 3 for x in inputs)
+def _is_plain(inputs: Any, kwargs: dict[str, Any]) -> bool:
+    """Says whether an attention layer is called on sequences for its context alone."""
+    asked = kwargs.get("return_attention_scores") or kwargs.get("mask") is not None
+    if kwargs.get("use_causal_mask") and None in (inputs[0].shape[1], inputs[1].shape[1]):
+        return False
+    return not asked and all(len(x.shape) == 3 for x in inputs)
 
 
-def _seen(parts: Parts, scores: Any, value: Any) -> Any:
-    """Returns softmax(scores) · value."""
+def _context(parts: Parts, scores: Any, query: Any, value: Any, *, causal: bool) -> Any:
+    """Returns softmax(scores) · value, without masked values, and 0 for masked queries."""
+    masks: list[Any] = []
+    seen, asking = parts.mask(value), parts.mask(query)
+    if seen is not None:
+        masks.append(parts.layer(L.Reshape, "mask", target_shape=(1, seen.shape[1] or -1))(seen))
+    if causal:
+        masks.append(np.tril(np.ones((1, *scores.shape[1:]), bool)).tolist())
+    if masks:
+        scores = _masked(parts, scores, _all_of(parts, masks))
     weights = parts.layer(L.Softmax, "softmax")(scores)
     if parts.source.dropout:
         weights = parts.layer(L.Dropout, "dropout", rate=parts.source.dropout)(weights)
-    return parts.op(tf.linalg.matmul)(weights, value)
+    if asking is None:
+        return parts.op(tf.linalg.matmul)(weights, value)
+    context = parts.op(tf.linalg.matmul, "context")(weights, value)
+    column = parts.op(tf.expand_dims, "query_mask")(asking, axis=-1)
+    return parts.op(tf.where)(column, context, 0.0)
 
 
 def _mask(parts: Parts, query: Any, value: Any, key: Any, given: Any, causal: bool) -> Any:
@@ -168,8 +181,10 @@ def _mask(parts: Parts, query: Any, value: Any, key: Any, given: Any, causal: bo
         masks.append(parts.layer(L.Reshape, "query_mask", target_shape=shape)(asking))
     if causal:
         masks.append(np.tril(np.ones((1, 1, query.shape[1], key.shape[1]), bool)).tolist())
-    if not masks:
-        return None
+    return _all_of(parts, masks) if masks else None
+
+
+def _all_of(parts: Parts, masks: list[Any]) -> Any:
     mask = masks[0]
     for i, other in enumerate(masks[1:]):
         mask = parts.op(tf.math.logical_and, f"masks_{i}")(mask, other)
