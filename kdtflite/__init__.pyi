@@ -13,6 +13,7 @@ from .errors import KdtfliteError as KdtfliteError
 from .errors import NotFullyIntegerError as NotFullyIntegerError
 from .evaluation.accuracy import evaluate as evaluate
 from .evaluation.first_difference import first_difference as first_difference
+from .evaluation.golden import golden_vectors as golden_vectors
 from .evaluation.latency import benchmark as benchmark
 from .evaluation.layer_errors import layer_errors as layer_errors
 from .evaluation.parity import compare as compare
