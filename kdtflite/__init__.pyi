@@ -3,6 +3,7 @@ from . import models as models
 from .conversion.convert import convert as convert
 from .conversion.integer_proof import IntegerProof as IntegerProof
 from .conversion.integer_proof import prove_fully_integer as prove_fully_integer
+from .conversion.metadata import add_metadata as add_metadata
 from .conversion.mixed import mixed_precision as mixed_precision
 from .distillation import losses as losses
 from .distillation import schedules as schedules
