@@ -106,7 +106,7 @@ class Metadata:
             if tensor.labels:
                 labels = _shortened(tensor.labels)
                 lines.append(f"output {tensor.name}: {len(tensor.labels)} labels, {labels}")
-        lines += [f"{key}: {_plain(value)}" for key, value in self.details.items()]
+        lines += [f"{k}: {_plain(value)}" for k, value in self.details.items() if k != "format"]
         return "\n".join(lines)
 
 
