@@ -66,18 +66,19 @@ def _scaled(drawing: Bytes, box: int) -> Bytes:
     height, width = (max(1, (2 * side * box + longest) // (2 * longest)) for side in drawing.shape)
     vertical = _overlaps(drawing.shape[0], height)
     horizontal = _overlaps(drawing.shape[1], width)
-    sums = vertical @ drawing.astype(np.int64) @ horizontal.T
+    # In float64, whose products are fast and, below 2^53, exact: the sums are 255 · pixels at most.
+    sums = (vertical @ drawing.astype(np.float64) @ horizontal.T).astype(np.int64)
     return ((2 * sums + drawing.size) // (2 * drawing.size)).astype(np.uint8)
 
 
-def _overlaps(source: int, target: int) -> npt.NDArray[np.int64]:
+def _overlaps(source: int, target: int) -> npt.NDArray[np.float64]:
     """Returns how much of each source pixel each target pixel covers, shape (target, source).
 
     Both are laid on a line of source · target units, where all their ends are whole numbers.
     """
     starts, begins = np.arange(target)[:, np.newaxis] * source, np.arange(source) * target
     shared = np.minimum(starts + source, begins + target) - np.maximum(starts, begins)
-    return np.maximum(shared, 0).astype(np.int64)
+    return np.maximum(shared, 0).astype(np.float64)
 
 
 def _offset(mass: npt.NDArray[np.int64], size: int) -> int:
