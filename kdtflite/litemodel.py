@@ -17,6 +17,7 @@ from kdtflite.files import write_bytes
 from kdtflite.flatbuffer import FileTensor, Operator, read_graph
 from kdtflite.input_checks import fitted, scaling_problems
 from kdtflite.interpreters import Runner, allocated, open_interpreter
+from kdtflite.metadata import Metadata, read_metadata
 from kdtflite.progress import say
 
 __all__ = ["LiteModel", "TensorSpec", "dequantize", "quantize"]
@@ -182,6 +183,30 @@ class LiteModel:
     def operators(self) -> tuple[Operator, ...]:
         """Every operator of every subgraph, in execution order."""
         return self._graph[1]
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """Labels, normalisation, description and more; None without them, or if damaged.
+
+        That they are damaged is said once, in one sentence, and stands in `metadata_problem`.
+        """
+        metadata, problem = self._metadata
+        if problem is not None and problem not in self._said:
+            self._said.add(problem)
+            say(problem)
+        return metadata
+
+    @property
+    def metadata_problem(self) -> str | None:
+        """What is wrong with the metadata, in one sentence; None where they are sound or none."""
+        return self._metadata[1]
+
+    @functools.cached_property
+    def _metadata(self) -> tuple[Metadata | None, str | None]:
+        try:
+            return read_metadata(self.content), None
+        except ModelFileError as error:
+            return None, str(error)
 
     @functools.cached_property
     def _ends(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kdtflite.cli import benchmark, convert, evaluate, inspect, layers, recipes, run
+from kdtflite.cli import benchmark, convert, evaluate, golden, inspect, layers, recipes, run
 from kdtflite.cli.commands import Commands
 from kdtflite.runtime import quiet_native_stderr
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: kdtflite run digits",
 )
-for _module in (run, convert, evaluate, benchmark, inspect, layers, recipes):
+for _module in (run, convert, evaluate, benchmark, inspect, layers, golden, recipes):
     app.command(_module.NAME, epilog=_module.EPILOG)(_module.command)
 
 

@@ -62,6 +62,26 @@ def command(
             "if the model begins with Rescaling or Normalization of bytes]",
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text file with the name of each class, a line each, for the file's metadata.",
+        ),
+    ] = None,
+    normalisation: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="MEAN STD",
+            help="What the model was trained on, for the metadata: (pixel - MEAN) / STD of pixels "
+            "from 0 to 255. For inputs from 0 to 1 it is 0 255.",
+        ),
+    ] = None,
+    description: Annotated[
+        str | None, typer.Option(help="What the model does, for the metadata.")
+    ] = None,
+    author: Annotated[str | None, typer.Option(help="Who made it, for the metadata.")] = None,
+    license: Annotated[str | None, typer.Option(help="Its licence, for the metadata.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     unsafe: Annotated[
         bool,
@@ -85,6 +105,7 @@ def command(
         raise ConfigurationError(
             f"Expected --output to name a file. Received: the folder {output}."
         )
+    class_names = None if labels is None else _read_labels(labels)
     if not _is_plain_saved_model(model):
         from kdtflite.models.model_files import open_model_file
 
@@ -113,10 +134,38 @@ def command(
             input_range=input_range,
         ).x
     lite = kdtflite.convert(
-        loaded(), data, target, io_dtype=io, input_range=input_range, samples=samples
+        loaded(),
+        data,
+        target,
+        io_dtype=io,
+        input_range=input_range,
+        samples=samples,
+        labels=class_names,
+        normalisation=normalisation,
+        description=description,
+        author=author,
+        license=license,
     )
     lite.save(output, overwrite=force, option="--force")
     _print(lite, output, model, target=target, as_json=as_json)
+
+
+def _read_labels(path: Path) -> list[str]:
+    from kdtflite.conversion.metadata import check_metadata
+
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"Expected --labels to name a text file in UTF-8, a class a line. Received: {path}, "
+            "which is none."
+        ) from error
+    labels = [line.strip() for line in lines]
+    try:
+        check_metadata(labels=labels)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    return labels
 
 
 def _load(path: Path, *, unsafe: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,7 @@ def command(
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Shows inputs, outputs, operators and sizes of a file, and the proof that it is integer.
+    """Shows inputs, outputs, operators, sizes and metadata, and the proof that it is integer.
 
     A file with floats is no error here: what is not integer is listed.
     """
@@ -36,6 +37,8 @@ def command(
         typer.echo(json.dumps(_described(lite, model, proof, faults, tensors=tensors), indent=2))
         return
     typer.echo(f"{model}: {lite.summary()}")
+    if lite.metadata is not None:
+        typer.echo("metadata:\n" + textwrap.indent(str(lite.metadata), "  "))
     if tensors:
         _print_tensors(lite)
     if proof is not None:
@@ -79,6 +82,8 @@ def _described(
         "outputs": [spec.to_dict() for spec in lite.outputs],
         "operators": dict(Counter(operator.name for operator in lite.operators).most_common()),
         "tensor_dtypes": dict(Counter(tensor.dtype for tensor in lite.tensors).most_common()),
+        "metadata": None if lite.metadata is None else lite.metadata.to_dict(),
+        "metadata_problem": lite.metadata_problem,
         "fully_integer": proof is not None,
         "not_integer": faults,
         "proof": proof.to_dict() if proof is not None else None,

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from kdtflite.conversion.four_bits import require_quantizer
+from kdtflite.conversion.metadata import Normalisation, add_metadata, check_metadata
 from kdtflite.conversion.proof import prove_target
 from kdtflite.conversion.targets import Target, get_target
 from kdtflite.data.representative import (
@@ -52,6 +53,11 @@ def convert(
     io_dtype: str | None = None,
     input_range: tuple[float, float] | None = None,
     samples: int = DEFAULT_SAMPLES,
+    labels: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    normalisation: Normalisation | Mapping[str, Normalisation] | None = None,
+    description: str | None = None,
+    author: str | None = None,
+    license: str | None = None,
     progress: bool = True,
 ) -> LiteModel:
     """Converts a model and hands out the file only if it is what the target promises.
@@ -75,6 +81,14 @@ def convert(
         input_range: Least and greatest input value in training; data of another scaling are
             refused. A quantization-aware model knows its own.
         samples: The most samples to calibrate with.
+        labels: Name of each class, for the file's metadata. With this or one of the next four
+            the file gets metadata in TensorFlow Lite's standard format (`add_metadata`);
+            without, none. Its arithmetic is the same.
+        normalisation: (mean, std): the model was trained on (pixel - mean) / std of pixels
+            0..255, for the metadata.
+        description: What the model does, for the metadata.
+        author: Who made it, for the metadata.
+        license: Its licence, for the metadata.
         progress: Show a progress bar.
 
     Returns:
@@ -86,8 +100,18 @@ def convert(
         DataError: The representative data do not fit the model.
         ConversionError: The converter failed or died, or the file is not what its target
             promises (see `prove_target`).
-        ConfigurationError: No such target or io_dtype, or a package that it needs is missing.
+        ConfigurationError: No such target or io_dtype, a package that it needs is missing, or
+            labels or a normalisation that do not fit the model.
     """
+    check_metadata(labels=labels, normalisation=normalisation)
+    about: dict[str, Any] = {
+        "labels": labels,
+        "normalisation": normalisation,
+        "description": description,
+        "author": author,
+        "license": license,
+    }
+    about = {key: value for key, value in about.items() if value is not None}
     promised = get_target(target)
     io = promised.choose_io(io_dtype)
     if promised.weights == "int4":
@@ -98,7 +122,7 @@ def convert(
         data = None
         if promised.fully_integer:
             data = representative(representative_data, saved.inputs, limit=samples)
-        return _converted(folder, saved, promised, io, data, progress)
+        lite = _converted(folder, saved, promised, io, data, progress)
     except OSError as error:
         if isinstance(error, KdtfliteError):
             raise
@@ -108,6 +132,10 @@ def convert(
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if about:
+        lite = add_metadata(lite, name=saved.name, details={"target": target}, **about)
+    prove_target(lite, target, layers=saved.layers)
+    return lite
 
 
 @dataclass(frozen=True)
@@ -115,6 +143,7 @@ class _SavedModel:
     """A SavedModel on disk: its inputs as the user knows them and as its signature calls them."""
 
     path: Path
+    name: str
     inputs: list[InputSpec]
     arguments: list[str]
     layers: list[str]
@@ -141,9 +170,7 @@ def _converted(
     code, log = _run_worker(folder, len(data) if data is not None else 0, progress)
     if code != 0:
         raise _failure(folder, code, log, saved.layers, target)
-    lite = LiteModel((folder / "model.tflite").read_bytes())
-    prove_target(lite, target.name, layers=saved.layers)
-    return lite
+    return LiteModel((folder / "model.tflite").read_bytes())
 
 
 def _student_of(model: Any) -> Any:
@@ -196,9 +223,8 @@ def _saved_model(
             f"The model {keras_model.name!r} cannot be saved as a graph: {one_line(error)[:400]}. "
             "A layer of your own that works on Python values is the usual cause."
         ) from error
-    return _SavedModel(
-        folder, inputs, arguments, [layer.name for layer in _all_layers(keras_model)]
-    )
+    layers = [layer.name for layer in _all_layers(keras_model)]
+    return _SavedModel(folder, keras_model.name, inputs, arguments, layers)
 
 
 def _given_saved_model(path: Path, input_range: tuple[float, float] | None) -> _SavedModel:
@@ -223,7 +249,7 @@ def _given_saved_model(path: Path, input_range: tuple[float, float] | None) -> _
         InputSpec(name, tuple(spec.shape[1:]), spec.dtype.name, input_range)
         for name, spec in signature.structured_input_signature[1].items()
     ]
-    return _SavedModel(path, inputs, [spec.name for spec in inputs], [])
+    return _SavedModel(path, path.resolve().name, inputs, [spec.name for spec in inputs], [])
 
 
 def _trained_ranges(model: Any) -> dict[str, tuple[float, float]]:

@@ -1,6 +1,7 @@
 from .augment import Augmentation as Augmentation
 from .batches import steps_an_epoch as steps_an_epoch
 from .batches import training_batches as training_batches
+from .drawing import to_image as to_image
 from .files import Arrays as Arrays
 from .files import load_arrays as load_arrays
 from .files import load_user_dataset as load_user_dataset

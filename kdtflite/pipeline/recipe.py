@@ -19,6 +19,7 @@ __all__ = [
     "DistillationRecipe",
     "EarlyStoppingRecipe",
     "EvaluationRecipe",
+    "MetadataRecipe",
     "MixingRecipe",
     "ModelRecipe",
     "QuantizationRecipe",
@@ -230,12 +231,21 @@ class QuantizationRecipe(DistillationRecipe):
     _without: ClassVar[str] = "distillation"
 
 
+class MetadataRecipe(_Strict):
+    """What the files say of themselves beside the labels, the normalisation and the recipe."""
+
+    description: str = Field("", description="what the models do; by default the recipe's own")
+    author: str = Field("", description="who made them")
+    license: str = Field("", description="their licence, best as an SPDX identifier")
+
+
 class ConversionRecipe(_Strict):
     """The file."""
 
     target: Literal["int8"] = Field("int8", description="what is promised and proven")
     io_dtype: Literal["int8", "uint8"] = Field("int8", description="dtype of inputs and outputs")
     representative_samples: int = Field(500, ge=1, description="training samples to calibrate on")
+    metadata: MetadataRecipe = MetadataRecipe()
 
 
 class EvaluationRecipe(_Strict):

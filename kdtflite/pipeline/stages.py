@@ -28,6 +28,7 @@ from kdtflite.models.load import load_model
 from kdtflite.pipeline.choosing import choose_resumably
 from kdtflite.pipeline.losses import make_mixing
 from kdtflite.pipeline.measure import LABELS, measure
+from kdtflite.pipeline.metadata import with_run_metadata
 from kdtflite.pipeline.recipe import DistillationRecipe, Recipe, TrainingRecipe
 from kdtflite.pipeline.training import adam, cross_entropy, fit_resumably
 from kdtflite.pipeline.workers import ALONE, Workers
@@ -155,6 +156,7 @@ def _files(run: Run) -> dict[str, Any]:
             input_range=run.dataset.input_range,
             samples=conversion.representative_samples,
         )
+        lite = with_run_metadata(lite, run.recipe, run.dataset, name=key, target=target)
         if integer:
             layers = [layer.name.removeprefix("quant_") for layer in model.layers]
             proofs[key] = prove_fully_integer(lite, layers=layers).to_dict()

@@ -144,3 +144,37 @@ def test_a_first_layer_for_values_from_0_to_1_changes_nothing(invoke, workshop, 
     assert done.exit_code == 0, done.stderr
     assert "scaled from 0..255 to 0..1" in done.stderr
     assert LiteModel.load(output).inputs[0].scale == pytest.approx(1 / 255, rel=0.02)
+
+
+def test_convert_writes_what_it_is_told_into_the_metadata(invoke, workshop, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("north\nsüd\neast\nwest\n", encoding="utf-8")
+    output = tmp_path / "student.tflite"
+    result = invoke(
+        "convert", workshop / "model.keras", "--representative", workshop / "data.npz",
+        "--labels", labels, "--normalisation", 0, 255, "--description", "Where the light is.",
+        "--author", "Jane Doe", "--license", "MIT", "-o", output,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    metadata = LiteModel.load(output).metadata
+    assert metadata.labels == ("north", "süd", "east", "west")
+    assert metadata.normalisation == ((0.0,), (255.0,))
+    assert (metadata.description, metadata.author) == ("Where the light is.", "Jane Doe")
+    assert metadata.license == "MIT"
+    # The file without is in it as it was.
+    assert (workshop / "model.tflite").read_bytes() in output.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a\n\nb", "labels.txt: Expected each of `labels` as a text of one line"),
+        (b"\xff\xfe\x00", "Expected --labels to name a text file in UTF-8"),
+    ],
+)
+def test_labels_that_are_none_are_refused_before_the_model_is_read(invoke, tmp_path, content, said):
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes(content)
+    result = invoke("convert", "no.keras", "--labels", labels, "-o", tmp_path / "x.tflite")
+    assert result.exit_code == 2
+    assert said in result.stderr

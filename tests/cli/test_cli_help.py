@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("run", "convert", "evaluate", "benchmark", "inspect", "layers", "recipes")
+COMMANDS = ("run", "convert", "evaluate", "benchmark", "inspect", "layers", "golden", "recipes")
 # Not pydantic: typer imports it for itself.
 HEAVY = ("tensorflow", "tf_keras", "keras", "sklearn", "matplotlib", "numpy", "PIL", "yaml")
 SCRIPT = f"""

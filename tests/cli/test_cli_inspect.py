@@ -55,3 +55,36 @@ def test_inspect_reads_files_that_others_made(invoke, shared_data, name, integer
     assert described["fully_integer"] is integer
     assert described["inputs"][0]["dtype"] == first
     assert described["operators"]["CONV_2D"] == 9
+
+
+def test_inspect_shows_the_metadata(invoke, workshop, tmp_path):
+    from kdtflite.conversion import add_metadata
+    from kdtflite.litemodel import LiteModel
+
+    plain = LiteModel.load(workshop / "model.tflite")
+    path = tmp_path / "labelled.tflite"
+    add_metadata(plain, labels=["n", "s", "e", "w"], normalisation=(0, 255)).save(path)
+    result = invoke("inspect", path)
+    assert result.exit_code == 0, result.stderr
+    assert "metadata:\n  input image: (value - 0) / 255\n" in result.stdout
+    assert "  output scores: 4 labels, n, s, e, w\n  kdtflite: " in result.stdout
+    described = json.loads(invoke("inspect", path, "--json").stdout)
+    assert described["metadata"]["outputs"][0]["labels"] == ["n", "s", "e", "w"]
+    assert described["metadata_problem"] is None
+    assert json.loads(invoke("inspect", workshop / "model.tflite", "--json").stdout)[
+        "metadata"
+    ] is None  # fmt: skip
+
+
+def test_inspect_says_that_metadata_are_damaged_and_shows_the_rest(invoke, workshop, tmp_path):
+    from kdtflite.conversion import add_metadata
+    from kdtflite.litemodel import LiteModel
+
+    lite = add_metadata(LiteModel.load(workshop / "model.tflite"), labels=["n", "s", "e", "w"])
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(lite.content[: lite.content.index(b"PK\x03\x04")])
+    result = invoke("inspect", path)
+    assert result.exit_code == 0
+    assert "Fully integer: 2 operators" in result.stdout
+    assert "metadata:" not in result.stdout
+    assert "The metadata of the file are damaged and are left out" in result.stderr

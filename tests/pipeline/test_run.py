@@ -39,6 +39,36 @@ def test_the_run_ends_with_a_proven_file_and_a_report(result):
     assert page.count("http://") + page.count("https://") <= page.count("www.w3.org")
 
 
+def test_every_file_says_its_classes_its_scaling_and_its_recipe(result):
+    from kdtflite.pipeline.metadata import recipe_digest
+    from kdtflite.pipeline.recipe import load_recipe
+
+    digest = recipe_digest(load_recipe(result.folder / "recipe.yaml"))
+    for model in result.report["models"]:
+        metadata = kdtflite.LiteModel.load(result.folder / model["file"]).metadata
+        assert metadata.labels == tuple("0123456789")
+        assert metadata.normalisation == ((0.0,), (255.0,))
+        assert metadata.name == model["key"]
+        assert metadata.details["recipe"] == {"name": "tiny", "sha256": digest}
+        assert metadata.details["kdtflite"] == kdtflite.__version__
+    assert result.lite.metadata.author == "Jane Doe"
+    # Not a word of where the run or its data lie.
+    assert str(result.folder).encode() not in result.lite.content
+
+
+def test_the_digest_of_a_recipe_is_of_what_it_says_not_of_where_files_lie():
+    from kdtflite.pipeline.metadata import recipe_digest
+    from kdtflite.pipeline.recipe import load_recipe
+
+    tiny = load_recipe(TINY).model_dump()
+    here = {**tiny, "data": {**tiny["data"], "name": "/here/a.npz"}}
+    there = {**tiny, "data": {**tiny["data"], "name": "/there/a.npz", "path": "auto"}}
+    other = {**tiny, "seed": tiny["seed"] + 1}
+    digests = [recipe_digest(load_recipe(values)) for values in (here, there, tiny, other)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
 def test_the_report_says_what_the_files_themselves_say(result):
     dataset = kdtflite.data.load("digits", seed=7)
     for model in result.report["models"]:
