@@ -23,8 +23,8 @@ def to_image(gray: npt.ArrayLike, size: int = 28) -> Bytes:
     2. Its longer side becomes `box` = round(size · 20 / 28) pixels, the other side as many as keep
        the aspect ratio, halves rounded up, at least one. A new pixel is the mean of the area that
        it covers, halves rounded up.
-    3. The result is moved so that its centre of mass comes nearest to the middle (of two, to the
-       one further right or down), and not over the edge.
+    3. The result is moved so that its centre of mass lies in the pixel that begins in the middle,
+       where it lies in every image of MNIST, from 14 to below 15; and not over the edge.
 
     Args:
         gray: The canvas, shape (height, width), uint8; 0 is paper, 255 is ink.
@@ -82,9 +82,9 @@ def _overlaps(source: int, target: int) -> npt.NDArray[np.float64]:
 
 
 def _offset(mass: npt.NDArray[np.int64], size: int) -> int:
-    """Returns floor(size / 2 - centre of mass + 1/2), where the drawing stays inside."""
+    """Returns ceil(size / 2 - centre of mass), where the drawing stays inside."""
     total = int(mass.sum())
     # Twice the moment: the middle of pixel i lies at i + 1/2.
     moment = int((mass * (2 * np.arange(len(mass)) + 1)).sum())
-    offset = ((size + 1) * total - moment) // (2 * total)
+    offset = -((moment - size * total) // (2 * total))
     return min(max(offset, 0), size - len(mass))

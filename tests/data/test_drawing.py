@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import floor
+from math import ceil, floor
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_a_single_pixel_fills_the_box_in_the_middle():
 def test_the_aspect_ratio_is_kept():
     canvas, expected = blank(30, 60), blank()
     canvas[5:15, 10:50] = 255  # 10 high, 40 wide: 5 × 20
-    # Centres 2.5 and 10 go to 14: floor(14 - 2.5 + 0.5) = 12 and 4.
+    # Centres 2.5 and 10 go to 14: ceil(14 - 2.5) = 12 and 4.
     expected[12:17, 4:24] = 255
     np.testing.assert_array_equal(to_image(canvas), expected)
     np.testing.assert_array_equal(to_image(canvas.T), expected.T)
@@ -65,10 +65,10 @@ def test_the_centre_of_mass_is_in_the_middle_and_the_drawing_inside():
     # Left half heavy: columns 0..9 of 250, 10..19 of 50.
     canvas, expected = blank(20, 20), blank()
     canvas[:, :10], canvas[:, 10:] = 250, 50
-    # (250·5 + 50·15) / 300 = 6.67: floor(14 - 6.67 + 0.5) = 7.
-    expected[4:24, 7:17], expected[4:24, 17:27] = 250, 50
+    # (250·5 + 50·15) / 300 = 6.67: ceil(14 - 6.67) = 8.
+    expected[4:24, 8:18], expected[4:24, 18:28] = 250, 50
     np.testing.assert_array_equal(to_image(canvas), expected)
-    # A column of 255 and nineteen of 1: the centre lies at 1.13, and floor(13.37) = 13 would push
+    # A column of 255 and nineteen of 1: the centre lies at 1.13, and ceil(12.87) = 13 would push
     # the drawing over the edge: 8 is the most.
     canvas[:, 0], canvas[:, 1:] = 255, 1
     columns = np.flatnonzero(to_image(canvas).any(axis=0))
@@ -78,7 +78,7 @@ def test_the_centre_of_mass_is_in_the_middle_and_the_drawing_inside():
 
 
 def test_a_centre_between_two_pixels_goes_to_the_further():
-    # 20 × 5: the centre 2.5 asks for 11.5 and gets floor(11.5 + 0.5) = 12.
+    # 20 × 5: the centre 2.5 asks for 11.5 and gets 12.
     columns = np.flatnonzero(to_image(np.full((20, 5), 9, np.uint8)).any(axis=0))
     assert (columns[0], columns[-1]) == (12, 16)
 
@@ -98,7 +98,7 @@ def test_other_sizes_keep_the_proportions(size, box):
     assert image.shape == (size, size)
     assert (image == 255).sum() == box * box
     rows = np.flatnonzero(image.any(axis=1))
-    # floor(size / 2 - box / 2 + 1 / 2)
+    # ceil(size / 2 - box / 2)
     assert rows[0] == (size - box + 1) // 2
 
 
@@ -131,7 +131,7 @@ def exact(canvas, size=28):
     for axis, side in ((1, height), (0, width)):
         mass = small.sum(axis=axis)
         centre = sum(Fraction(2 * n + 1, 2) * int(m) for n, m in enumerate(mass)) / int(mass.sum())
-        offset = floor(Fraction(size, 2) - centre + Fraction(1, 2))
+        offset = ceil(Fraction(size, 2) - centre)
         offsets.append(min(max(offset, 0), size - side))
     top, left = offsets
     image[top : top + height, left : left + width] = small
@@ -147,6 +147,13 @@ def test_random_drawings_are_those_of_exact_fractions(seed):
     canvas[0, 0] = 255
     np.testing.assert_array_equal(to_image(canvas), exact(canvas))
     np.testing.assert_array_equal(to_image(canvas, 13), exact(canvas, 13))
+
+
+def test_mnists_own_images_come_back_byte_by_byte(shared_data):
+    with np.load(shared_data / "mnist.npz") as arrays:
+        images = arrays["x_test"][:1000]
+    for image in images:
+        np.testing.assert_array_equal(to_image(np.kron(image, np.ones((3, 3), np.uint8))), image)
 
 
 def test_what_is_no_drawing_is_refused():
