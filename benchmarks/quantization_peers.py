@@ -254,9 +254,11 @@ def write(work: Path, path: Path) -> None:
 
 def as_markdown(result: dict[str, Any]) -> str:
     """Returns the results as one table a data set."""
+    machine = result["machine"]
     lines = ["# Quantization beside its peers", ""]
     lines.append(
-        f"`python benchmarks/quantization_peers.py`, on {result['machine']}. Accuracy is of"
+        f"`python benchmarks/quantization_peers.py`, on {machine['cpu']}, "
+        f"{machine['cores']} cores, LiteRT {machine['litert']}. Accuracy is of"
     )
     lines.append("the file, in percent, mean (and standard deviation) over the seeds. The three")
     lines.append("trainings take the same steps from the same float weights; before training: the")
