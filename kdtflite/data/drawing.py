@@ -12,7 +12,7 @@ __all__ = ["to_image"]
 Bytes = npt.NDArray[np.uint8]
 
 
-def to_image(gray: npt.ArrayLike, size: int = 28) -> Bytes:
+def to_image(gray: npt.ArrayLike, size: int = 28, box: int | None = None) -> Bytes:
     """Crops, scales and centres a drawing as MNIST's digits were (LeCun et al., 1998).
 
     MNIST's were fitted into 20 × 20 pixels with their aspect ratio kept, anti-aliased, and put into
@@ -20,15 +20,17 @@ def to_image(gray: npt.ArrayLike, size: int = 28) -> Bytes:
     integers, so that the demo app's `Drawing.toImage` gives the same bytes:
 
     1. The bounding box of all pixels from 1 up is cut out.
-    2. Its longer side becomes `box` = round(size · 20 / 28) pixels, the other side as many as keep
-       the aspect ratio, halves rounded up, at least one. A new pixel is the mean of the area that
-       it covers, halves rounded up.
+    2. Its longer side becomes `box` pixels, the other side as many as keep the aspect ratio,
+       halves rounded up, at least one. A new pixel is the mean of the area that it covers, halves
+       rounded up.
     3. The result is moved so that its centre of mass lies in the pixel that begins in the middle,
        where it lies in every image of MNIST, from 14 to below 15; and not over the edge.
 
     Args:
         gray: The canvas, shape (height, width), uint8; 0 is paper, 255 is ink.
         size: Height and width of the image.
+        box: Longer side of the drawing in the image, in pixels. By default MNIST's,
+            round(size · 20 / 28); scikit-learn's digits have no margin, so that theirs is `size`.
 
     Returns:
         The image, shape (size, size), uint8; all 0 for an empty canvas, and for ink so faint that
@@ -37,7 +39,7 @@ def to_image(gray: npt.ArrayLike, size: int = 28) -> Bytes:
 
     Raises:
         DataError: `gray` is no such array.
-        ConfigurationError: `size` below 1.
+        ConfigurationError: `size` below 1, or `box` not from 1 to `size`.
     """
     canvas = np.asarray(gray)
     if canvas.dtype != np.uint8 or canvas.ndim != 2 or canvas.size == 0:
@@ -47,13 +49,16 @@ def to_image(gray: npt.ArrayLike, size: int = 28) -> Bytes:
         )
     if size < 1:
         raise ConfigurationError(f"Expected size from 1 pixel up. Received: {size}.")
+    box = max(1, (size * 20 + 14) // 28) if box is None else box
+    if not 1 <= box <= size:
+        raise ConfigurationError(f"Expected box from 1 to {size} pixels. Received: {box}.")
     image = np.zeros((size, size), np.uint8)
     inked = canvas > 0
     rows, columns = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
     if len(rows) == 0:
         return image
     drawing = canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    small = _scaled(drawing, (size * 20 + 14) // 28)
+    small = _scaled(drawing, box)
     if not small.any():
         return image
     top, left = (_offset(small.sum(axis=axis, dtype=np.int64), size) for axis in (1, 0))

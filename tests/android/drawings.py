@@ -2,9 +2,10 @@
 
     python tests/android/drawings.py drawings.json
 
-writes a JSON list of {"width", "height", "gray", "image"}: the canvas (height × width bytes, row
-by row) and the 28 × 28 bytes made of it, both in base64. The first few are extreme; the others are
-random strokes. The same call writes the same file.
+writes a JSON list of {"width", "height", "gray", "size", "box", "image"}: the canvas (height ×
+width bytes, row by row) and the size × size bytes made of it, both in base64. The first few are
+extreme; the others are random strokes. Most are laid as MNIST's digits, every fourth without a
+margin, as scikit-learn's. The same call writes the same file.
 """
 
 from __future__ import annotations
@@ -24,15 +25,20 @@ __all__ = ["drawings", "extremes", "strokes", "write"]
 
 def write(path: Path, count: int = 200) -> None:
     """Writes the extreme drawings and `count` sets of random strokes."""
-    entries = [
-        {
-            "width": gray.shape[1],
-            "height": gray.shape[0],
-            "gray": base64.b64encode(gray.tobytes()).decode(),
-            "image": base64.b64encode(to_image(gray).tobytes()).decode(),
-        }
-        for gray in drawings(count)
-    ]
+    entries = []
+    for number, gray in enumerate(drawings(count)):
+        size, box = (8, 8) if number % 4 == 3 else (28, 20)
+        image = to_image(gray, size, box)
+        entries.append(
+            {
+                "width": gray.shape[1],
+                "height": gray.shape[0],
+                "gray": base64.b64encode(gray.tobytes()).decode(),
+                "size": size,
+                "box": box,
+                "image": base64.b64encode(image.tobytes()).decode(),
+            }
+        )
     write_text(path, json.dumps(entries, indent=0) + "\n", overwrite=True)
 
 

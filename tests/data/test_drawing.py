@@ -165,3 +165,19 @@ def test_what_is_no_drawing_is_refused():
         to_image(np.zeros((0, 5), np.uint8))
     with pytest.raises(ConfigurationError, match="size from 1 pixel up"):
         to_image(blank(), 0)
+
+
+def test_a_box_of_the_image_leaves_no_margin():
+    image = to_image(np.full((50, 50), 255, np.uint8), 8, 8)
+    np.testing.assert_array_equal(image, np.full((8, 8), 255, np.uint8))
+    # 4 × 2 of ink in a box of 6: 6 × 3, its centre in the middle of 8: from row 1, column 3
+    image = to_image(np.full((4, 2), 9, np.uint8), 8, 6)
+    expected = np.zeros((8, 8), np.uint8)
+    expected[1:7, 3:6] = 9
+    np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize("box", [0, 9, -1])
+def test_a_box_beyond_the_image_is_refused(box):
+    with pytest.raises(ConfigurationError, match=f"from 1 to 8 pixels. Received: {box}"):
+        to_image(blank(), 8, box)

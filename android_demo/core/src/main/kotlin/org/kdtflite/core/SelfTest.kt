@@ -1,0 +1,162 @@
+package org.kdtflite.core
+
+import java.nio.ByteBuffer
+import kotlin.math.abs
+
+/** Runs a file on its golden vectors and compares, bit by bit. */
+class SelfTest(
+    private val model: ModelFile,
+    private val golden: GoldenVectors,
+    private val factory: Engine.Factory,
+) {
+    /**
+     * What one set of kernels gave, against the same kernels in Python.
+     *
+     * @property equal Number of samples whose outputs are equal in every bit.
+     * @property firstDifferent Number of the first that is not, from 0, or null.
+     * @property steps Largest difference in codes; null where every output is float.
+     * @property difference Largest difference in real values; NaN where an output is NaN.
+     */
+    data class Outcome(
+        val kernels: Kernels,
+        val equal: Int,
+        val firstDifferent: Int?,
+        val steps: Int?,
+        val difference: Float,
+    )
+
+    /**
+     * @property quantizerValues Number of values tried on the quantizer alone.
+     * @property quantizerWrong How many of them got another code.
+     * @property inputsWrong Samples whose real values were quantized to other codes.
+     * @property dequantizedWrong Samples whose codes were read as other real values.
+     * @property stepsAllowed How far a device's kernels may be from Python's: as far as Python's
+     *     own two sets are from each other, and at least one step.
+     * @property differenceAllowed The same for float outputs: at least 1 % of the largest.
+     */
+    data class Report(
+        val samples: Int,
+        val quantizerValues: Int,
+        val quantizerWrong: Int,
+        val inputsWrong: Int,
+        val dequantizedWrong: Int,
+        val outcomes: List<Outcome>,
+        val stepsAllowed: Int,
+        val differenceAllowed: Float,
+    ) {
+        val passes: Boolean
+            get() = quantizerWrong == 0 && inputsWrong == 0 && dequantizedWrong == 0 &&
+                outcomes.all { passes(it) }
+
+        // Written so that NaN does not pass.
+        fun passes(outcome: Outcome): Boolean =
+            if (outcome.steps != null) outcome.steps <= stepsAllowed
+            else outcome.difference <= differenceAllowed
+    }
+
+    /**
+     * @param progress Called after each sample with the number done and the number of all; false
+     *     stops.
+     * @return The report, or null where it was stopped.
+     * @throws Refusal OTHER_MODEL, or what the engine refuses.
+     */
+    fun run(progress: (done: Int, all: Int) -> Boolean = { _, _ -> true }): Report? {
+        if (golden.sha256 != model.sha256) {
+            throw Refusal(Refusal.Reason.OTHER_MODEL, model.name, golden.file)
+        }
+        val all = Kernels.entries.size * golden.samples.size
+        val outcomes = Kernels.entries.mapIndexed { i, kernels ->
+            outcome(kernels) { progress(i * golden.samples.size + it, all) } ?: return null
+        }
+        val outputs = golden.samples.flatMap { it.outputs }
+        val largest = outputs.maxOfOrNull { output -> output.dequantized.maxOf { abs(it) } } ?: 0f
+        return Report(
+            samples = golden.samples.size,
+            quantizerValues = golden.quantizers.sumOf { it.values.size },
+            quantizerWrong = golden.quantizers.sumOf { cases ->
+                cases.values.indices.count {
+                    cases.quantizer.quantize(cases.values[it]) != cases.codes[it]
+                }
+            },
+            inputsWrong = golden.samples.count { !inputsEqual(it) },
+            dequantizedWrong = golden.samples.count { !dequantizedEqual(it) },
+            outcomes = outcomes,
+            stepsAllowed = maxOf(1, golden.xnnpackSteps ?: 0),
+            differenceAllowed = maxOf(2 * golden.xnnpackDifference, 0.01f * largest),
+        )
+    }
+
+    private fun outcome(kernels: Kernels, progress: (Int) -> Boolean): Outcome? =
+        factory.open(model, 1, kernels).use { engine ->
+            if (engine.inputs.map { it.dtype to it.elements } !=
+                golden.inputs.map { it.dtype to it.elements } ||
+                engine.outputs.map { it.dtype to it.elements } !=
+                golden.outputs.map { it.dtype to it.elements }
+            ) {
+                throw Refusal(Refusal.Reason.NO_GOLDEN, "their tensors are not the model's.")
+            }
+            val inputs = engine.inputs.map { it.buffer() }
+            val outputs = engine.outputs.map { it.buffer() }
+            var equal = 0
+            var firstDifferent: Int? = null
+            var steps: Int? = null
+            var difference = 0f
+            for ((number, sample) in golden.samples.withIndex()) {
+                for ((buffer, input) in inputs.zip(sample.inputs)) fill(buffer, input.quantized)
+                engine.run(inputs, outputs)
+                var same = true
+                for ((i, spec) in engine.outputs.withIndex()) {
+                    val wanted = sample.outputs[i].of(kernels)
+                    if (wanted.contentEquals(bytes(outputs[i]))) {
+                        if (spec.dtype.isInteger) steps = steps ?: 0
+                        continue
+                    }
+                    same = false
+                    val expected = spec.buffer().also { fill(it, wanted) }
+                    if (spec.dtype.isInteger) {
+                        steps = maxOf(steps ?: 0, largestStep(spec.dtype, expected, outputs[i]))
+                    }
+                    for ((one, other) in spec.decode(expected).zip(spec.decode(outputs[i]))) {
+                        val apart = abs(one - other)
+                        // Once NaN, it stays so: no comparison with it is true.
+                        if (apart.isNaN() || apart > difference) difference = apart
+                    }
+                }
+                if (same) equal++ else firstDifferent = firstDifferent ?: number
+                if (!progress(number + 1)) return null
+            }
+            Outcome(kernels, equal, firstDifferent, steps, difference)
+        }
+
+    private fun GoldenVectors.Output.of(kernels: Kernels): ByteArray =
+        if (kernels == Kernels.XNNPACK) xnnpack else quantized
+
+    private fun largestStep(dtype: DType, one: ByteBuffer, other: ByteBuffer): Int =
+        (0 until one.capacity() / dtype.bytes).maxOf {
+            abs(dtype.code(one, it).toLong() - dtype.code(other, it))
+        }.coerceAtMost(Int.MAX_VALUE.toLong()).toInt()
+
+    private fun inputsEqual(sample: GoldenVectors.Sample): Boolean =
+        golden.inputs.withIndex().all { (i, spec) ->
+            val buffer = spec.buffer()
+            spec.encode(sample.inputs[i].real, buffer)
+            bytes(buffer).contentEquals(sample.inputs[i].quantized)
+        }
+
+    private fun dequantizedEqual(sample: GoldenVectors.Sample): Boolean =
+        golden.outputs.withIndex().all { (i, spec) ->
+            val buffer = spec.buffer().also { fill(it, sample.outputs[i].quantized) }
+            // Of FloatArray, contentEquals compares bits, NaN with NaN.
+            spec.decode(buffer).contentEquals(sample.outputs[i].dequantized)
+        }
+
+    // Golden vectors are little-endian, and so is every Android device.
+    private fun fill(buffer: ByteBuffer, bytes: ByteArray) {
+        buffer.clear()
+        buffer.put(bytes)
+        buffer.rewind()
+    }
+
+    private fun bytes(buffer: ByteBuffer): ByteArray =
+        ByteArray(buffer.capacity()).also { buffer.duplicate().apply { rewind() }.get(it) }
+}
