@@ -30,23 +30,24 @@ LABELS = ["cat", "dög", "crane, common", "bee"]
 BUNDLED = Path(__file__).resolve().parents[2] / "android_demo" / "models"
 
 
-def write(folder: Path, references: Path | None = None) -> None:
-    """Writes all cases into a folder, which is made."""
+def write(folder: Path, references: Path | None = None, *, samples: int = 128) -> None:
+    """Writes all cases into a folder, which is made, with so many golden samples of each file."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, lite in converted().items():
         lite.save(folder / f"{name}.tflite", overwrite=True)
     for source in [*BUNDLED.glob("*.tflite"), *(references.glob("*.tflite") if references else ())]:
         shutil.copyfile(source, folder / source.name)
     for path in sorted(folder.glob("*.tflite")):
-        describe(path)
+        describe(path, samples)
     for reason, content in refused().items():
         (folder / f"{reason}.refused.tflite").write_bytes(content)
 
 
-def describe(path: Path) -> None:
+def describe(path: Path, samples: int) -> None:
     """Writes golden vectors and what the metadata say beside a file."""
     lite = LiteModel.load(path)
-    kdtflite.golden_vectors(lite, name=path.name).save(path.with_suffix(".json"), overwrite=True)
+    golden = kdtflite.golden_vectors(lite, samples=samples, name=path.name)
+    golden.save(path.with_suffix(".json"), overwrite=True)
     said = lite.metadata
     first = said.inputs[0] if said and said.inputs else None
     labels = said.outputs[0].labels if said and said.outputs else ()

@@ -36,7 +36,7 @@ class GoldenFilesTest {
         }
 }
 
-/** Files of the folder that tests/android/models.py filled. */
+/** Files of the folder that tests/android/models.py filled, or build.py with the app's model. */
 internal fun cases(end: String): List<File> =
     File(System.getProperty("kdtflite.cases")).listFiles()!!.filter { it.name.endsWith(end) }
-        .sorted().also { check(it.isNotEmpty()) { "Expected files *$end among the cases." } }
+        .sorted()

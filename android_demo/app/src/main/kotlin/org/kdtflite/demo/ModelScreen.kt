@@ -1,0 +1,30 @@
+package org.kdtflite.demo
+
+import android.app.Activity
+import android.content.Intent
+import android.view.View
+import android.widget.TextView
+
+/** Any model: what the file says of itself, and what was assumed. */
+class ModelScreen(activity: Activity, private val app: DemoApplication) : Screen {
+    override val root: View = activity.layoutInflater.inflate(R.layout.screen_model, null)
+    private val lines = root.findViewById<TextView>(R.id.model_lines)
+    private val bundled = root.findViewById<View>(R.id.bundled_model)
+
+    init {
+        root.findViewById<View>(R.id.open_model).setOnClickListener {
+            activity.pick(Request.MODEL, "*/*")
+        }
+        bundled.setOnClickListener { app.session.openBundled() }
+    }
+
+    override fun picked(request: Int, data: Intent) {
+        if (request == Request.MODEL) data.data?.let(app.session::open)
+    }
+
+    override fun refresh() {
+        val open = app.session.open
+        lines.text = open?.let { app.sentences.model(it.classifier).joinToString("\n") }
+        bundled.isEnabled = open?.isBundled == false
+    }
+}

@@ -1,0 +1,29 @@
+package org.kdtflite.demo
+
+import android.app.Activity
+import android.content.Intent
+import android.view.View
+
+/** One tab. */
+interface Screen {
+    val root: View
+
+    /** Shows what the session holds; called after each change. */
+    fun refresh() {}
+
+    /** Takes what the picker gave for a request of this screen. */
+    fun picked(request: Int, data: Intent) {}
+}
+
+/** Asks the system for a file; needs no permission. */
+fun Activity.pick(request: Int, type: String) {
+    val intent = Intent(Intent.ACTION_OPEN_DOCUMENT)
+        .addCategory(Intent.CATEGORY_OPENABLE).setType(type)
+    startActivityForResult(intent, request)
+}
+
+object Request {
+    const val PICTURE = 1
+    const val MODEL = 2
+    const val GOLDEN = 3
+}

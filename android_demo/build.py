@@ -1,0 +1,142 @@
+"""Builds the Android app without Google's SDK, from Maven Central and Debian's packages.
+
+    python android_demo/build.py --model student.tflite --abis arm64-v8a
+
+See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from tooling.artefacts import fetch, unpack  # noqa: E402
+from tooling.assets import write_assets  # noqa: E402
+from tooling.classes import compile_and_test, dex  # noqa: E402
+from tooling.native import build_native  # noqa: E402
+from tooling.package import ABIS, sign, write_apk  # noqa: E402
+from tooling.resources import link  # noqa: E402
+from tooling.steps import BuildError, step  # noqa: E402
+from tooling.tools import check_tools  # noqa: E402
+
+
+def main() -> int:
+    options = arguments()
+    try:
+        check_tools()
+        if not options.tools:
+            build(options)
+    except BuildError as refused:
+        print(refused, file=sys.stderr)
+        return 1
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Builds the Android app without Google's SDK.",
+        epilog="Example: python android_demo/build.py --model student.tflite --abis arm64-v8a",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=HERE / "models" / "mnist.tflite",
+        help="the .tflite that comes with the app [models/mnist.tflite]",
+    )
+    parser.add_argument(
+        "--golden",
+        type=Path,
+        help="its golden vectors, written by 'kdtflite golden' [made of random inputs]",
+    )
+    parser.add_argument(
+        "--abis", default=",".join(ABIS), help="processors, with commas [%(default)s]"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=HERE / "build" / "kdtflite-demo.apk",
+        help="where to write the APK [android_demo/build/kdtflite-demo.apk]",
+    )
+    parser.add_argument("--skip-tests", action="store_true", help="compile only")
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        help="folder that tests/android/models.py filled, for the tests [the app's model alone]",
+    )
+    parser.add_argument(
+        "--drawings", type=Path, help="file that tests/android/drawings.py wrote [none]"
+    )
+    parser.add_argument(
+        "--tools",
+        action="store_true",
+        help="only say which tools are missing, and install them where CI=true",
+    )
+    return parser.parse_args()
+
+
+def build(options: argparse.Namespace) -> None:
+    start = time.monotonic()
+    abis = sorted(set(filter(None, options.abis.split(","))))
+    if not abis or not set(abis) <= set(ABIS):
+        raise BuildError(f"Expected --abis of {', '.join(ABIS)}. Received: {options.abis!r}.")
+    folder = HERE / "build"
+    folder.mkdir(exist_ok=True)
+    classes, native, assets = folder / "classes", folder / "jni", folder / "assets"
+    with step("Model and golden vectors"):
+        write_assets(options.model, options.golden, assets)
+    with step("Artefacts from Maven Central, verified"):
+        fetch(folder / "artefacts")
+        unpack(folder / "artefacts", classes, native)
+    with step("Resources"):
+        (android,) = (folder / "artefacts").glob("android-all-*.jar")
+        linked = link(HERE / "app" / "src" / "main", android, folder, version())
+    cases = None
+    if not options.skip_tests:
+        with step("The APK's library for this machine's JVM"):
+            build_native(native / "x86_64" / "libtensorflowlite_jni.so", folder / "native")
+        cases = options.cases or own_case(folder)
+    with step("Kotlin" if cases is None else "Kotlin, and its tests on the APK's library"):
+        compile_and_test(folder, cases and cases.resolve(), options.drawings)
+    with step("One dex"):
+        code = dex(folder)
+    with step("Package and signature"):
+        unsigned = folder / "unsigned.apk"
+        write_apk(unsigned, linked, code, assets, native, abis)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        verified = sign(unsigned, options.output, folder / "debug.keystore")
+    print(verified.strip())
+    print(f"sha256 without signature  {digest(unsigned)}")
+    print(f"sha256                    {digest(options.output)}")
+    size = options.output.stat().st_size
+    print(f"{options.output}: {size:,} bytes, {', '.join(abis)}, {time.monotonic() - start:.0f} s")
+
+
+def version() -> str:
+    from kdtflite import __version__
+
+    return __version__
+
+
+def own_case(folder: Path) -> Path:
+    """The app's own model and vectors, for its tests."""
+    cases = folder / "cases"
+    shutil.rmtree(cases, ignore_errors=True)
+    cases.mkdir()
+    shutil.copyfile(folder / "assets" / "model.tflite", cases / "model.tflite")
+    shutil.copyfile(folder / "assets" / "golden.json", cases / "model.json")
+    return cases
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
