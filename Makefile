@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed-from
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format notebook clean
+.PHONY: help demo test android lint format notebook clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,8 +32,14 @@ venv:
 demo: install  ## Distil, quantize, convert, prove and measure on the embedded digits (two minutes)
 	@$(BIN)/kdtflite run digits --output runs/demo
 
-test: install lint  ## Everything that checks us: lint, types, layers, tests, notebook
+test: install lint  ## Everything that checks us: lint, types, layers, tests, notebook, app
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+	@$(BIN)/python android_demo/build.py --tools || echo "The app's tests were skipped."
+
+# MODEL=student.tflite puts in another model, GOLDEN=golden.json its vectors (otherwise made of
+# random inputs), ABIS=arm64-v8a builds for some processors alone.
+android: install  ## Build and test the Android app (needs a JDK 17; two minutes)
+	@$(BIN)/python android_demo/build.py $(if $(MODEL),--model '$(MODEL)') $(if $(GOLDEN),--golden '$(GOLDEN)') $(if $(ABIS),--abis '$(ABIS)')
 
 lint: install  ## ruff, mypy and the order of the layers
 	@$(BIN)/ruff check .
@@ -46,4 +52,4 @@ format: install  ## Format the code and sort imports
 	@$(BIN)/ruff format .
 
 clean:  ## Remove the environment and everything built
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist android_demo/build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
