@@ -23,6 +23,7 @@ from tooling.classes import compile_and_test, dex  # noqa: E402
 from tooling.native import build_native  # noqa: E402
 from tooling.package import ABIS, sign, write_apk  # noqa: E402
 from tooling.resources import link  # noqa: E402
+from tooling.robolectric import prepare_screens  # noqa: E402
 from tooling.steps import BuildError, step  # noqa: E402
 from tooling.tools import check_tools  # noqa: E402
 
@@ -74,6 +75,12 @@ def arguments() -> argparse.Namespace:
         "--drawings", type=Path, help="file that tests/android/drawings.py wrote [none]"
     )
     parser.add_argument(
+        "--screens",
+        action="store_true",
+        help="test the screens too, on Robolectric, which takes 300 MB more from Maven Central; "
+        "their pictures lie in android_demo/build/screens then",
+    )
+    parser.add_argument(
         "--tools",
         action="store_true",
         help="only say which tools are missing, and install them where CI=true",
@@ -102,8 +109,13 @@ def build(options: argparse.Namespace) -> None:
         with step("The APK's library for this machine's JVM"):
             build_native(native / "x86_64" / "libtensorflowlite_jni.so", folder / "native")
         cases = options.cases or own_case(folder)
+        if options.screens:
+            with step("Android for the tests of the screens"):
+                prepare_screens(folder, linked, assets)
     with step("Kotlin" if cases is None else "Kotlin, and its tests on the APK's library"):
-        compile_and_test(folder, cases and cases.resolve(), options.drawings)
+        compile_and_test(
+            folder, cases and cases.resolve(), options.drawings, screens=options.screens
+        )
     with step("One dex"):
         code = dex(folder)
     with step("Package and signature"):

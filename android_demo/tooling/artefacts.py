@@ -9,43 +9,48 @@ from pathlib import Path
 
 from tooling.steps import BuildError, run
 
-__all__ = ["fetch", "unpack"]
+__all__ = ["fetch", "unpack", "wrong"]
 
 _TOOLCHAIN = Path(__file__).resolve().parents[1] / "toolchain"
-_DIGESTS = _TOOLCHAIN / "artefacts.sha256"
 
 
-def fetch(folder: Path) -> None:
-    """Copies every artefact of toolchain/pom.xml into a folder, verified.
+def fetch(folder: Path, name: str = "artefacts") -> None:
+    """Copies every artefact of a file in toolchain/ into a folder, verified.
+
+    Args:
+        folder: Where to; nothing else lies there.
+        name: Of the list: NAME.xml has the versions, NAME.sha256 the digests.
 
     Raises:
         BuildError: One cannot be had, or its bytes are not those that were pinned.
     """
-    if _wrong(folder):
+    digests = _TOOLCHAIN / f"{name}.sha256"
+    if wrong(folder, digests):
         shutil.rmtree(folder, ignore_errors=True)
         run(
-            *("mvn", "-B", "-q", "-C", "-f", _TOOLCHAIN / "pom.xml"),
+            *("mvn", "-B", "-q", "-C", "-f", _TOOLCHAIN / f"{name}.xml"),
             *("dependency:copy-dependencies", f"-DoutputDirectory={folder}"),
             failure="Maven cannot fetch the build's artefacts from Maven Central. Is there a "
             "network, or a mirror in ~/.m2/settings.xml?",
         )
-    if wrong := _wrong(folder):
+    if others := wrong(folder, digests):
         raise BuildError(
-            f"Expected the files of {_DIGESTS.name} from Maven Central, byte by byte. Received "
-            f"others: {'; '.join(wrong)}. Remove them from ~/.m2/repository and build again."
+            f"Expected the files of {digests.name} from Maven Central, byte by byte. Received "
+            f"others: {'; '.join(others)}. Remove them from ~/.m2/repository and build again."
         )
 
 
-def _wrong(folder: Path) -> list[str]:
-    pinned = dict(reversed(line.split()) for line in _DIGESTS.read_text().splitlines())
+def wrong(folder: Path, digests: Path) -> list[str]:
+    """Says what is missing in a folder, is not pinned or has other bytes."""
+    pinned = dict(reversed(line.split()) for line in digests.read_text().splitlines())
     found = {path.name: path for path in folder.glob("*")}
-    wrong = [f"{name} is not pinned" for name in found.keys() - pinned.keys()]
+    others = [f"{name} is not pinned" for name in found.keys() - pinned.keys()]
     for name, digest in pinned.items():
         if name not in found:
-            wrong.append(f"{name} is missing")
+            others.append(f"{name} is missing")
         elif (actual := hashlib.sha256(found[name].read_bytes()).hexdigest()) != digest:
-            wrong.append(f"{name} has sha256 {actual}")
-    return sorted(wrong)
+            others.append(f"{name} has sha256 {actual}")
+    return sorted(others)
 
 
 def unpack(artefacts: Path, classes: Path, native: Path) -> None:

@@ -12,19 +12,23 @@ __all__ = ["compile_and_test", "dex"]
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def compile_and_test(build: Path, cases: Path | None, drawings: Path | None) -> None:
+def compile_and_test(
+    build: Path, cases: Path | None, drawings: Path | None, *, screens: bool = False
+) -> None:
     """Compiles both modules and runs their tests.
 
     Args:
         build: The build folder.
         cases: Files that the tests run on the native library. None runs no test.
         drawings: Drawings with Python's images of them, or None.
+        screens: Whether the screens are tested too, on Robolectric.
     """
     options = [f"-Ddemo.build={build}"]
     if cases is None:
         options.append("-Dmaven.test.skip=true")
     else:
         options += [f"-Dkdtflite.cases={cases}", f"-Dkdtflite.drawings={drawings or ''}"]
+        options += ["-Pscreens"] if screens else []
     run(
         *("mvn", "-B", "-q", "-f", _ROOT / "pom.xml", "package", *options),
         failure="The app does not compile, or a test fails",

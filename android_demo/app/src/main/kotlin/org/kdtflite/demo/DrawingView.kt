@@ -134,7 +134,7 @@ class DrawingView(context: Context, attributes: AttributeSet?) : View(context, a
         for (i in 0 until saved.getInt(COUNT)) {
             strokes += saved.getFloatArray("$i")!!.toMutableList()
         }
-        invalidate()
+        changed()
     }
 
     companion object {

@@ -120,11 +120,11 @@ class Sentences(private val context: Context) {
                 say(R.string.self_test_equal, kernels, outcome.equal, report.samples)
             steps != null -> say(
                 R.string.self_test_steps, kernels, outcome.equal, report.samples, first,
-                steps, report.stepsAllowed,
+                steps, report.stepsAllowed, outcome.sameClass,
             )
             else -> say(
                 R.string.self_test_difference, kernels, outcome.equal, report.samples, first,
-                outcome.difference, report.differenceAllowed,
+                outcome.difference, report.differenceAllowed, outcome.sameClass,
             )
         }
     }

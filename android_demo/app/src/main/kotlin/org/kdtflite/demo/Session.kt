@@ -132,6 +132,8 @@ class Session(private val store: Store, private val sentences: Sentences) {
     private fun load(keep: Boolean, read: () -> ModelFile?) {
         benchmark.cancel()
         selfTest.cancel()
+        refused = null
+        onChange()
         val isFirst = open == null
         answers.execute {
             val opened = runCatching { opened(read(), keep) }

@@ -43,8 +43,8 @@ class LiteRtEngineTest {
 
     /** A line for the table in README. */
     private fun row(report: SelfTest.Report): String = report.outcomes.joinToString("") {
-        "%s\t%d of %d\t%s\n".format(
-            Locale.ROOT, it.kernels, it.equal, report.samples,
+        "%s\t%d of %d\t%d\t%s\n".format(
+            Locale.ROOT, it.kernels, it.equal, report.samples, it.sameClass,
             it.steps?.let { steps -> "$steps steps" } ?: "%.3g".format(Locale.ROOT, it.difference),
         )
     }

@@ -54,12 +54,12 @@ class Benchmark(
         /** The rows as text to share: a header, and a line a row. */
         fun text(header: List<String>, rows: List<Row>): String {
             val lines = rows.map {
-                "%-8s %d  %9.3f %9.3f %9.3f %8.0f".format(
+                "%-8s %7d %7.3f %7.3f %7.3f %5.0f".format(
                     Locale.ROOT, if (it.kernels == Kernels.XNNPACK) "XNNPACK" else "built-in",
                     it.threads, it.latency.p50, it.latency.p90, it.latency.p99, it.memory / 1024.0,
                 )
             }
-            val title = "kernels  threads  p50 ms   p90 ms   p99 ms      KiB"
+            val title = "kernels  threads p50 ms  p90 ms  p99 ms    KiB"
             return (header + "" + title + lines).joinToString("\n", postfix = "\n")
         }
     }

@@ -52,8 +52,8 @@ class BenchmarkTest {
         val row = Benchmark.Row(Kernels.BUILT_IN, 4, Latency(doubleArrayOf(1.25)), 2048)
         assertEquals(
             "m.tflite\n\n" +
-                "kernels  threads  p50 ms   p90 ms   p99 ms      KiB\n" +
-                "built-in 4      1.250     1.250     1.250        2\n",
+                "kernels  threads p50 ms  p90 ms  p99 ms    KiB\n" +
+                "built-in       4   1.250   1.250   1.250     2\n",
             Benchmark.text(listOf("m.tflite"), listOf(row)),
         )
     }

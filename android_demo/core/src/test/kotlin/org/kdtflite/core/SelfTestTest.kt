@@ -25,9 +25,9 @@ class SelfTestTest {
         // 2 x is what the built-in kernels gave; XNNPACK's second code is -6 instead of -8.
         val report = run { floatArrayOf(2 * it[0], 2 * it[1]) }!!
         val (xnnpack, builtIn) = report.outcomes
-        assertEquals(SelfTest.Outcome(Kernels.BUILT_IN, 1, null, 0, 0f), builtIn)
-        assertEquals(SelfTest.Outcome(Kernels.XNNPACK, 0, 0, 2, 1f), xnnpack)
-        assertEquals(2, report.stepsAllowed)
+        assertEquals(SelfTest.Outcome(Kernels.BUILT_IN, 1, null, 1, 0, 0f), builtIn)
+        assertEquals(SelfTest.Outcome(Kernels.XNNPACK, 0, 0, 1, 2, 1f), xnnpack)
+        assertEquals(4, report.stepsAllowed)
         assertTrue(report.passes)
         assertEquals(1, report.quantizerValues)
         assertEquals(0, report.quantizerWrong)
@@ -35,8 +35,9 @@ class SelfTestTest {
 
     @Test
     fun `a step more than allowed does not pass`() {
-        val report = run { floatArrayOf(2 * it[0], 2 * it[1] - 0.5f) }!!
-        assertEquals(3, report.outcomes[0].steps)
+        // Codes 4 and -6 are XNNPACK's; 4 and -11 are five steps away.
+        val report = run { floatArrayOf(2 * it[0], 2 * it[1] - 1.5f) }!!
+        assertEquals(5, report.outcomes[0].steps)
         assertFalse(report.passes)
     }
 
@@ -74,6 +75,14 @@ class SelfTestTest {
         val report = SelfTest(fakeModel(), GoldenVectors.parse(text), factory).run()!!
         assertTrue(report.outcomes.all { it.difference.isNaN() && it.steps == null })
         assertFalse(report.passes)
+    }
+
+    @Test
+    fun `another class is counted, a tie with the right one is not another`() {
+        val other = run { floatArrayOf(2 * it[1], 2 * it[0]) }!!
+        assertEquals(0, other.outcomes[1].sameClass)
+        val tied = run { floatArrayOf(2 * it[0], 2 * it[0]) }!!
+        assertEquals(1, tied.outcomes[1].sameClass)
     }
 
     @Test

@@ -277,7 +277,7 @@ class ScreensTest {
     }
 
     private fun until(what: String, condition: () -> Boolean) {
-        val end = System.nanoTime() + 60_000_000_000
+        val end = System.nanoTime() + 15_000_000_000
         while (!condition()) {
             assertTrue("Waited in vain until $what. ${session.notice}", System.nanoTime() < end)
             idle()
