@@ -1,6 +1,7 @@
 package org.kdtflite.demo
 
 import java.io.File
+import java.lang.reflect.Field
 import java.util.Locale
 import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Assertions.assertTrue
@@ -11,11 +12,13 @@ import org.junit.jupiter.api.TestFactory
 import org.junit.jupiter.api.assertThrows
 import org.kdtflite.core.Benchmark
 import org.kdtflite.core.Classifier
+import org.kdtflite.core.Engine
 import org.kdtflite.core.GoldenVectors
 import org.kdtflite.core.Kernels
 import org.kdtflite.core.ModelFile
 import org.kdtflite.core.Refusal
 import org.kdtflite.core.SelfTest
+import org.tensorflow.lite.InterpreterImpl
 
 /** The app's engine over the native library that ships in the APK, built for x86_64. */
 class LiteRtEngineTest {
@@ -38,6 +41,8 @@ class LiteRtEngineTest {
                 assertEquals(0, report.inputsWrong)
                 assertEquals(0, report.dequantizedWrong)
                 assertTrue(report.passes, "${report.outcomes}")
+                val xnnpack = report.outcomes.single { it.kernels == Kernels.XNNPACK }
+                if (xnnpack.steps != null) assertEquals(report.samples, xnnpack.equal)
             }
         }
 
@@ -48,6 +53,26 @@ class LiteRtEngineTest {
             it.steps?.let { steps -> "$steps steps" } ?: "%.3g".format(Locale.ROOT, it.difference),
         )
     }
+
+    @Test
+    fun `XNNPACK takes the graph where it is asked for, and only there`() {
+        val model = read(goldens.first())
+        fun operators(kernels: Kernels): Int =
+            LiteRtEngine.open(model, 1, kernels).use { it.operators() }
+        assertEquals(1, operators(Kernels.XNNPACK))
+        assertTrue(operators(Kernels.BUILT_IN) > 1)
+    }
+
+    /** What is left to run of the graph, of which a delegate's part counts as one. */
+    private fun Engine.operators(): Int {
+        val interpreter = javaClass.getDeclaredField("interpreter").open().get(this)
+        val wrapper = InterpreterImpl::class.java.getDeclaredField("wrapper").open().get(interpreter)
+        return wrapper.javaClass.superclass.getDeclaredMethod("getExecutionPlanLength")
+            .apply { isAccessible = true }
+            .invoke(wrapper) as Int
+    }
+
+    private fun Field.open() = apply { isAccessible = true }
 
     @Test
     fun `there are files to run`() {
