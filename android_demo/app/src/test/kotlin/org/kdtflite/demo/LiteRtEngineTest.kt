@@ -18,7 +18,7 @@ import org.kdtflite.core.Kernels
 import org.kdtflite.core.ModelFile
 import org.kdtflite.core.Refusal
 import org.kdtflite.core.SelfTest
-import org.tensorflow.lite.InterpreterImpl
+import org.tensorflow.lite.Interpreter
 
 /** The app's engine over the native library that ships in the APK, built for x86_64. */
 class LiteRtEngineTest {
@@ -59,14 +59,13 @@ class LiteRtEngineTest {
         val model = read(goldens.first())
         fun operators(kernels: Kernels): Int =
             LiteRtEngine.open(model, 1, kernels).use { it.operators() }
-        assertEquals(1, operators(Kernels.XNNPACK))
-        assertTrue(operators(Kernels.BUILT_IN) > 1)
+        assertTrue(operators(Kernels.XNNPACK) < operators(Kernels.BUILT_IN))
     }
 
     /** What is left to run of the graph, of which a delegate's part counts as one. */
     private fun Engine.operators(): Int {
         val interpreter = javaClass.getDeclaredField("interpreter").open().get(this)
-        val wrapper = InterpreterImpl::class.java.getDeclaredField("wrapper").open().get(interpreter)
+        val wrapper = Interpreter::class.java.superclass.getDeclaredField("wrapper").open().get(interpreter)
         return wrapper.javaClass.superclass.getDeclaredMethod("getExecutionPlanLength")
             .apply { isAccessible = true }
             .invoke(wrapper) as Int
