@@ -299,6 +299,8 @@ def _run_worker(folder: Path, samples: int, progress: bool) -> tuple[int, str]:
     )
     # A GPU held by this process would be no use to the converter.
     environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    # Keras 3, of no use here either, would import scikit-learn and matplotlib: a second.
+    environment["TF_USE_LEGACY_KERAS"] = "1"
     with open(folder / "log.txt", "w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "kdtflite.conversion.worker", str(folder)],
