@@ -89,6 +89,8 @@ def arguments() -> argparse.Namespace:
 
 
 def build(options: argparse.Namespace) -> None:
+    from kdtflite.runtime import quiet_native_stderr
+
     start = time.monotonic()
     abis = sorted(set(filter(None, options.abis.split(","))))
     if not abis or not set(abis) <= set(ABIS):
@@ -96,7 +98,7 @@ def build(options: argparse.Namespace) -> None:
     folder = HERE / "build"
     folder.mkdir(exist_ok=True)
     classes, native, assets = folder / "classes", folder / "jni", folder / "assets"
-    with step("Model and golden vectors"):
+    with step("Model and golden vectors"), quiet_native_stderr():
         write_assets(options.model, options.golden, assets)
     with step("Artefacts from Maven Central, verified"):
         fetch(folder / "artefacts")
