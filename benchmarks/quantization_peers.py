@@ -17,11 +17,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kdtflite.data.augment import Augmentation
+from kdtflite.data.batches import steps_an_epoch, training_batches
 from kdtflite.errors import NotFullyIntegerError
 from kdtflite.evaluation.machine import describe_machine
 from kdtflite.files import staged, write_json, write_text
@@ -30,11 +33,36 @@ from kdtflite.progress import say
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "quantization_peers.json"
 BATCH = 128
 CALIBRATION = 300  # samples
-# Data set -> file, architecture, widths, epochs of the float model, of quantization-aware training.
-ROWS: dict[str, tuple[str, str, list[int] | None, int, int]] = {
-    "mnist": ("mnist.npz", "depthwise", [16, 24, 32, 48], 8, 2),
-    "fashion_mnist": ("fashion_mnist.npz", "depthwise", [16, 24, 32, 48], 8, 2),
-    "cifar10": ("cifar10_jpeg.npz", "resnet", None, 40, 4),
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the models of a data set are made.
+
+    Attributes:
+        file: In the folder of the data sets.
+        architecture: As `kdtflite.models.build_model` names it.
+        epochs: Of the float model.
+        qat_epochs: Of each quantization-aware training.
+        widths: Of the architecture; None for its own.
+        augmentation: Of all trainings.
+    """
+
+    file: str
+    architecture: str
+    epochs: int
+    qat_epochs: int
+    widths: list[int] | None = None
+    augmentation: Augmentation | None = None
+
+
+_SMALL = [16, 24, 32, 48]
+ROWS = {
+    "mnist": Setting("mnist.npz", "depthwise", 8, 2, _SMALL),
+    "fashion_mnist": Setting("fashion_mnist.npz", "depthwise", 8, 2, _SMALL),
+    "cifar10": Setting(
+        "cifar10_jpeg.npz", "resnet", 40, 4, augmentation=Augmentation(shift=4, flip=True)
+    ),
 }
 METHODS = (
     "float",
@@ -77,8 +105,8 @@ class Row:
 
         import kdtflite
 
-        file, self.architecture, self.widths, self.epochs, self.qat_epochs = ROWS[name]
-        path = "auto" if data is None else data / file
+        self.setting = ROWS[name]
+        path = "auto" if data is None else data / self.setting.file
         self.dataset = kdtflite.data.load(name, path=path, seed=0)
         self.seed = seed
         self.folder = work / name / f"{seed}"
@@ -121,21 +149,14 @@ class Row:
         if path.is_file():
             return kdtflite.load_model(path)
         model = build_model(
-            self.architecture,
+            self.setting.architecture,
             input_shape=self.dataset.sample_shape,
             classes=self.dataset.classes,
-            widths=self.widths,
+            widths=self.setting.widths,
         )
-        self.compile(model, 0.004, self.epochs)
-        train = self.dataset.train
-        model.fit(
-            train.x,
-            train.y,
-            batch_size=BATCH,
-            epochs=self.epochs,
-            verbose=0,
-            callbacks=[keras.callbacks.BackupAndRestore(str(self.folder / "backup"))],
-        )
+        backup = keras.callbacks.BackupAndRestore(str(self.folder / "backup"))
+        self.compile(model, 0.004, self.setting.epochs)
+        self.fit(model, self.setting.epochs, callbacks=[backup], verbose=2)
         with staged(path) as file:
             model.save(file)
         return model
@@ -149,6 +170,18 @@ class Row:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
         return model
+
+    def fit(self, model: Any, epochs: int, *, verbose: int = 0, **options: Any) -> None:
+        """Trains on the training split, augmented where the setting says so."""
+        train, augmentation = self.dataset.train, self.setting.augmentation
+        if augmentation is None:
+            data: dict[str, Any] = {"x": train.x, "y": train.y, "batch_size": BATCH}
+        else:
+            batches = training_batches(
+                train, batch_size=BATCH, epochs=epochs, seed=self.seed, augmentation=augmentation
+            )
+            data = {"x": batches, "steps_per_epoch": steps_an_epoch(train, BATCH)}
+        model.fit(**data, epochs=epochs, verbose=verbose, **options)
 
     def tflite_ptq(self) -> dict[str, Any]:
         """The converter's own post-training quantization."""
@@ -180,10 +213,10 @@ class Row:
         from kdtflite.runtime import import_tfmot
 
         aware = import_tfmot().quantization.keras.quantize_model(self.model())
-        train, test = self.dataset.train, self.dataset.test
-        self.compile(aware, 0.0005, self.qat_epochs)
+        test = self.dataset.test
+        self.compile(aware, 0.0005, self.setting.qat_epochs)
         first = aware.evaluate(test.x, test.y, batch_size=500, verbose=0)[1]
-        aware.fit(train.x, train.y, batch_size=BATCH, epochs=self.qat_epochs, verbose=0)
+        self.fit(aware, self.setting.qat_epochs)
         try:
             lite = kdtflite.convert(aware, self.calibration, progress=False)
         except NotFullyIntegerError as error:
@@ -212,15 +245,15 @@ class Row:
 
         model = self.model()
         aware = kdtflite.quantize_aware(model, self.calibration)
-        train, test = self.dataset.train, self.dataset.test
+        test = self.dataset.test
         options = {"losses": [kdtflite.losses.SoftTargets(temperature=1.0)]} if distilled else {}
         trained: Any = aware
         if distilled:
             trained = kdtflite.Distiller(aware, model, hard_label_weight=0.5, **options)
-        self.compile(trained, 0.0005, self.qat_epochs)
+        self.compile(trained, 0.0005, self.setting.qat_epochs)
         logits = aware.predict(test.x, batch_size=500, verbose=0)
         first = float((logits.argmax(axis=1) == test.y).mean())
-        trained.fit(train.x, train.y, batch_size=BATCH, epochs=self.qat_epochs, verbose=0)
+        self.fit(trained, self.setting.qat_epochs)
         lite = kdtflite.convert(aware, self.calibration, progress=False)
         return {**self.measured(lite), "before training": round(first, 4)}
 
@@ -264,8 +297,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines.append("trainings take the same steps from the same float weights; before training: the")
     lines.append("accuracy of the model just wrapped.")
     for row, methods in result["rows"].items():
-        _, architecture, _, epochs, qat_epochs = ROWS[row]
-        lines += ["", f"## {row}, {architecture}: {epochs} epochs, then {qat_epochs}", ""]
+        made = ROWS[row]
+        augmented = ", with shifts and flips" if made.augmentation else ""
+        trained = f"{made.epochs} epochs, then {made.qat_epochs}{augmented}"
+        lines += ["", f"## {row}, {made.architecture}: {trained}", ""]
         lines.append("| | accuracy | before training | bytes | p50 | minutes | seeds |")
         lines.append("|---|---|---|---|---|---|---|")
         lines += [line_of(method, runs) for method, runs in methods.items()]
