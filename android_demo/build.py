@@ -2,7 +2,7 @@
 
     python android_demo/build.py --model student.tflite --abis arm64-v8a
 
-See README.md beside this file.
+See README.md in this folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from tooling.artefacts import fetch, unpack  # noqa: E402
+from tooling.artifacts import fetch, unpack  # noqa: E402
 from tooling.assets import write_assets  # noqa: E402
 from tooling.classes import compile_and_test, dex  # noqa: E402
 from tooling.native import build_native  # noqa: E402
@@ -29,7 +29,7 @@ from tooling.tools import check_tools  # noqa: E402
 
 
 def main() -> int:
-    options = arguments()
+    options = parse_arguments()
     try:
         check_tools()
         if not options.tools:
@@ -40,7 +40,7 @@ def main() -> int:
     return 0
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Builds the Android app without Google's SDK.",
         epilog="Example: python android_demo/build.py --model student.tflite --abis arm64-v8a",
@@ -49,15 +49,15 @@ def arguments() -> argparse.Namespace:
         "--model",
         type=Path,
         default=HERE / "models" / "mnist.tflite",
-        help="the .tflite that comes with the app [models/mnist.tflite]",
+        help="the .tflite file that comes with the app [models/mnist.tflite]",
     )
     parser.add_argument(
         "--golden",
         type=Path,
-        help="its golden vectors, written by 'kdtflite golden' [made of random inputs]",
+        help="golden vectors of the model, written by 'kdtflite golden' [from random inputs]",
     )
     parser.add_argument(
-        "--abis", default=",".join(ABIS), help="processors, with commas [%(default)s]"
+        "--abis", default=",".join(ABIS), help="processors, separated by commas [%(default)s]"
     )
     parser.add_argument(
         "--output",
@@ -69,21 +69,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cases",
         type=Path,
-        help="folder that tests/android/models.py filled, for the tests [the app's model alone]",
+        help="test cases, written by tests/android/models.py [only the app's model]",
     )
     parser.add_argument(
-        "--drawings", type=Path, help="file that tests/android/drawings.py wrote [none]"
+        "--drawings", type=Path, help="test drawings, written by tests/android/drawings.py [none]"
     )
     parser.add_argument(
         "--screens",
         action="store_true",
-        help="test the screens too, on Robolectric, which takes 300 MB more from Maven Central; "
-        "their pictures lie in android_demo/build/screens then",
+        help="also test the screens on Robolectric (300 MB more from Maven Central) and save their "
+        "pictures in android_demo/build/screens",
     )
     parser.add_argument(
         "--tools",
         action="store_true",
-        help="only say which tools are missing, and install them where CI=true",
+        help="only list the missing tools; with CI=true install them",
     )
     return parser.parse_args()
 
@@ -100,17 +100,17 @@ def build(options: argparse.Namespace) -> None:
     classes, native, assets = folder / "classes", folder / "jni", folder / "assets"
     with step("Model and golden vectors"), quiet_native_stderr():
         write_assets(options.model, options.golden, assets)
-    with step("Artefacts from Maven Central, verified"):
-        fetch(folder / "artefacts")
-        unpack(folder / "artefacts", classes, native)
+    with step("Artifacts from Maven Central, verified"):
+        fetch(folder / "artifacts")
+        unpack(folder / "artifacts", classes, native)
     with step("Resources"):
-        (android,) = (folder / "artefacts").glob("android-all-*.jar")
-        linked = link(HERE / "app" / "src" / "main", android, folder, version())
+        (android,) = (folder / "artifacts").glob("android-all-*.jar")
+        linked = link(HERE / "app" / "src" / "main", android, folder, read_version())
     cases = None
     if not options.skip_tests:
         with step("The APK's library for this machine's JVM"):
             build_native(native / "x86_64" / "libtensorflowlite_jni.so", folder / "native")
-        cases = options.cases or own_case(folder)
+        cases = options.cases or copy_own_case(folder)
         if options.screens:
             with step("Android for the tests of the screens"):
                 prepare_screens(folder, linked, assets)
@@ -118,7 +118,7 @@ def build(options: argparse.Namespace) -> None:
         compile_and_test(
             folder, cases and cases.resolve(), options.drawings, screens=options.screens
         )
-    with step("One dex"):
+    with step("One dex file"):
         code = dex(folder)
     with step("Package and signature"):
         unsigned = folder / "unsigned.apk"
@@ -126,20 +126,20 @@ def build(options: argparse.Namespace) -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         verified = sign(unsigned, options.output, folder / "debug.keystore")
     print(verified.strip())
-    print(f"sha256 without signature  {digest(unsigned)}")
-    print(f"sha256                    {digest(options.output)}")
+    print(f"sha256 without signature  {compute_digest(unsigned)}")
+    print(f"sha256                    {compute_digest(options.output)}")
     size = options.output.stat().st_size
     print(f"{options.output}: {size:,} bytes, {', '.join(abis)}, {time.monotonic() - start:.0f} s")
 
 
-def version() -> str:
+def read_version() -> str:
     from kdtflite import __version__
 
     return __version__
 
 
-def own_case(folder: Path) -> Path:
-    """The app's own model and vectors, for its tests."""
+def copy_own_case(folder: Path) -> Path:
+    """Copies the app's own model and vectors into a folder for the tests."""
     cases = folder / "cases"
     shutil.rmtree(cases, ignore_errors=True)
     cases.mkdir()
@@ -148,7 +148,7 @@ def own_case(folder: Path) -> Path:
     return cases
 
 
-def digest(path: Path) -> str:
+def compute_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

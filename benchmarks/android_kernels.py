@@ -1,10 +1,10 @@
-"""Whether the runtime in the APK gives Python's answers, file by file.
+"""Compares the answers of the APK's runtime with Python's, file by file.
 
     python benchmarks/android_kernels.py --data shared/data
 
 writes golden vectors of the students that come with the app, of a small model converted to each
-target and of the reference models of `--data`, and runs them by the app's own code on the APK's
-native library (x86_64, on this machine's JVM). Needs what `make android` needs.
+target and of the reference models in `--data`. The app's own code runs them on the APK's native
+library (x86_64, on this machine's JVM). It needs the same tools as `make android`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ RESULT = ROOT / "docs" / "benchmarks" / "android_kernels.json"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with reference_models/")
-    parser.add_argument("--json", type=Path, default=RESULT, help="the table goes beside as .md")
+    parser.add_argument(
+        "--json", type=Path, default=RESULT, help="the result; its table is written next to it"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cases = Path(folder)
@@ -38,15 +40,15 @@ def main() -> None:
         ):
             parts = [sys.executable, *map(str, command)]
             subprocess.run(parts, check=True, cwd=ROOT)
-        rows = [measured(path) for path in sorted(cases.glob("*.row.txt"))]
+        rows = [read_row(path) for path in sorted(cases.glob("*.row.txt"))]
     result: dict[str, Any] = {"machine": describe_machine(), "files": rows}
     write_json(arguments.json, result, overwrite=True)
     write_text(arguments.json.with_suffix(".md"), as_markdown(rows), overwrite=True)
     print(as_markdown(rows), end="")
 
 
-def measured(path: Path) -> dict[str, Any]:
-    """Reads what the app's test wrote of a file, and what Python's two sets of kernels gave."""
+def read_row(path: Path) -> dict[str, Any]:
+    """Reads the results of the app's test and of Python's two sets of kernels for one file."""
     name = path.name.removesuffix(".row.txt")
     golden = json.loads((path.parent / f"{name}.json").read_text())
     row: dict[str, Any] = {"file": name, "samples": len(golden["samples"])}
@@ -70,7 +72,7 @@ def measured(path: Path) -> dict[str, Any]:
 def as_markdown(rows: list[dict[str, Any]]) -> str:
     """Returns the results as a table."""
     lines = [
-        "Bit-equal samples, samples with the same class, and the largest difference: the APK's "
+        "Bit-identical samples, samples with the same class, and the largest difference: the APK's "
         "TensorFlow Lite 2.16.1 against Python's LiteRT with the same kernels, and Python's two "
         "sets of kernels against each other.",
         "",

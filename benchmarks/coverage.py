@@ -1,10 +1,13 @@
-"""Which models become a quantization-aware student and a proven integer file, beside TFMOT alone.
+"""Tests which models become a proven integer file, with kdtflite and with TFMOT alone.
 
-    python benchmarks/coverage.py            # goes on where it was stopped
+    python benchmarks/coverage.py            # resumes where it stopped
     python benchmarks/coverage.py --only "layer.Conv" --again
 
-Each case runs in a process of its own, so that a crash is one row. Its result is kept in the work
-folder; the table is written anew after each.
+Whole networks are also trained from a fresh start, 20 steps of plain SGD: in float, and
+quantization-aware with the same batches.
+
+Each case runs in its own process, so that a crash costs only its row. Results are kept in the work
+folder, and the table is rewritten after each case.
 """
 
 from __future__ import annotations
@@ -26,39 +29,50 @@ from kdtflite.files import write_json, write_text
 from kdtflite.progress import say
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "coverage.json"
-LIMIT = 900  # seconds a case
+LIMIT = 900  # seconds per case
 SAMPLES = 32
+FRESH_STEPS = 20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="cases whose name holds this")
-    parser.add_argument("--again", action="store_true", help="run cases that have a result, too")
+    parser.add_argument("--only", help="only cases whose name contains this")
+    parser.add_argument("--again", action="store_true", help="also run cases that have a result")
     parser.add_argument("--failed", action="store_true", help="run the cases that failed again")
-    parser.add_argument("--without-tfmot", action="store_true", help="leave that column out")
+    parser.add_argument("--without-tfmot", action="store_true", help="skip TFMOT")
+    parser.add_argument("--without-fresh", action="store_true", help="skip the fresh start")
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "kdtflite_coverage"
     )
-    parser.add_argument("--json", type=Path, default=RESULT, help="the table goes beside as .md")
+    parser.add_argument(
+        "--json", type=Path, default=RESULT, help="the result; its table is written next to it"
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
-        print(json.dumps(run(arguments.case, tfmot=not arguments.without_tfmot)))
+        result = run_case(arguments.case, tfmot=not arguments.without_tfmot)
+        if not arguments.without_fresh:
+            result.update(run_fresh_start(arguments.case))
+        print(json.dumps(result))
         return
-    from coverage_cases import cases
+    from coverage_cases import list_cases
 
-    names = list(cases())
+    names = list(list_cases())
     wanted = [name for name in names if (arguments.only or "") in name]
     arguments.work.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(wanted, start=1):
         path = arguments.work / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.json"
         known = json.loads(path.read_text()) if path.exists() else None
-        if known and not arguments.again and (passed(known) or not arguments.failed):
+        if known and not arguments.again and (has_passed(known) or not arguments.failed):
             continue
-        result = in_a_process(name, arguments.without_tfmot)
+        skipped = {
+            "--without-tfmot": arguments.without_tfmot,
+            "--without-fresh": arguments.without_fresh,
+        }
+        result = run_in_process(name, [option for option, given in skipped.items() if given])
         write_json(path, result, overwrite=True)
         error = f" ({result['error'][:160]})" if result.get("error") else ""
-        say(f"{i} of {len(wanted)}: {name}: {'pass' if passed(result) else 'FAIL'}{error}")
+        say(f"{i} of {len(wanted)}: {name}: {'pass' if has_passed(result) else 'FAIL'}{error}")
     found = {}
     for name in names:
         path = arguments.work / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.json"
@@ -66,20 +80,19 @@ def main() -> None:
             found[name] = json.loads(path.read_text())
     write_json(arguments.json, found, overwrite=True)
     write_text(arguments.json.with_suffix(".md"), as_markdown(found), overwrite=True)
-    failed = [name for name, result in found.items() if not passed(result)]
+    failed = [name for name, result in found.items() if not has_passed(result)]
     say(f"{len(found) - len(failed)} of {len(found)} pass; failed: {', '.join(failed) or 'none'}")
     sys.exit(1 if failed or len(found) < len(names) else 0)
 
 
-def passed(result: dict[str, Any]) -> bool:
-    """Says whether kdtflite did all that is asked of a row."""
-    return all(result.get(key) for key in ("wraps", "gradients", "proven", "xnnpack"))
+def has_passed(result: dict[str, Any]) -> bool:
+    """Returns whether kdtflite passed every check of a row."""
+    checks = ("wraps", "gradients", "proven", "xnnpack")
+    return all(result.get(key) for key in checks) and result.get("fresh", {}).get("learns", True)
 
 
-def in_a_process(name: str, without_tfmot: bool) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--case", name]
-    if without_tfmot:
-        command.append("--without-tfmot")
+def run_in_process(name: str, options: list[str]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--case", name, *options]
     start = time.monotonic()
     try:
         done = subprocess.run(
@@ -98,26 +111,26 @@ def in_a_process(name: str, without_tfmot: bool) -> dict[str, Any]:
     return {**json.loads(lines[-1]), "seconds": round(time.monotonic() - start)}
 
 
-def run(name: str, *, tfmot: bool) -> dict[str, Any]:
-    """Takes one model the whole way and says how far it came."""
+def run_case(name: str, *, tfmot: bool) -> dict[str, Any]:
+    """Takes one model through all steps and returns how far it came."""
     import tf_keras as keras
-    from coverage_cases import cases
+    from coverage_cases import list_cases
 
     import kdtflite
     from kdtflite.models.as_tf_keras import as_tf_keras
 
     keras.utils.set_random_seed(0)
-    model = cases()[name]()
+    model = list_cases()[name]()
     result: dict[str, Any] = {}
     try:
         float_model = as_tf_keras(model)
-        data = samples(float_model)
+        data = make_samples(float_model)
         aware = kdtflite.quantize_aware(model, data)
         result["wraps"] = True
         layers = aware.quantization.layers
         result["layers"] = len(layers)
         result["trained"] = sum(layer.how != "calibrated" for layer in layers)
-        result["gradients"] = finite_gradients(aware, float_model, data)
+        result["gradients"] = has_finite_gradients(aware, float_model, data)
         lite = kdtflite.convert(aware, data, progress=False)
         proof = kdtflite.prove_fully_integer(lite)
         result["proven"] = True
@@ -130,11 +143,59 @@ def run(name: str, *, tfmot: bool) -> dict[str, Any]:
     except Exception as error:
         result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
     if tfmot:
-        result["tfmot"] = tfmot_alone(model, name)
+        result["tfmot"] = run_tfmot_alone(model, name)
     return result
 
 
-def samples(model: Any) -> Any:
+def run_fresh_start(name: str) -> dict[str, Any]:
+    """Trains a new network in float and quantization-aware; returns both courses of the loss."""
+    import tf_keras as keras
+    from coverage_cases import list_fresh_cases
+
+    import kdtflite
+    from kdtflite.models.as_tf_keras import as_tf_keras
+
+    cases = list_fresh_cases()
+    if name not in cases:
+        return {}
+    keras.utils.set_random_seed(0)
+    model = as_tf_keras(cases[name]())
+    data = make_samples(model)
+    labels = np.arange(SAMPLES) % model.output_shape[-1]
+    fresh: dict[str, Any] = {"steps": FRESH_STEPS}
+    try:
+        aware = kdtflite.quantize_aware(model, data)
+        fresh["float"] = train_from_scratch(model, data, labels)
+        fresh["aware"] = train_from_scratch(aware, data, labels)
+        fresh["finite"] = all(np.isfinite(weight).all() for weight in aware.get_weights())
+        gains = {key: fresh[key][0] - fresh[key][-1] for key in ("float", "aware")}
+        # Half of what the float model gains, where it gains anything to speak of.
+        fresh["learns"] = fresh["finite"] and gains["aware"] > 0.5 * gains["float"] - 0.1
+    except Exception as error:
+        fresh["learns"] = False
+        fresh["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    return {"fresh": fresh}
+
+
+def train_from_scratch(model: Any, data: Any, labels: Any) -> list[float]:
+    """Returns the mean loss of the first four steps and that of the last four."""
+    import tf_keras as keras
+
+    from kdtflite.models import find_output_kind
+
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=find_output_kind(model) == "logits"
+    )
+    model.compile(keras.optimizers.SGD(0.01), loss)
+    losses = []
+    for step in range(FRESH_STEPS):
+        part = slice(0, SAMPLES // 2) if step % 2 else slice(SAMPLES // 2, SAMPLES)
+        batch = {k: v[part] for k, v in data.items()} if isinstance(data, dict) else data[part]
+        losses.append(float(model.train_on_batch(batch, labels[part])))
+    return [round(float(np.mean(losses[:4])), 4), round(float(np.mean(losses[-4:])), 4)]
+
+
+def make_samples(model: Any) -> Any:
     random = np.random.default_rng(0)
     found = {}
     for input_name, tensor in zip(model.input_names, model.inputs, strict=True):
@@ -148,12 +209,12 @@ def samples(model: Any) -> Any:
 
 
 def has_scaling(model: Any) -> bool:
-    """Says whether a network takes pixels 0..255, and scales them itself."""
+    """Returns whether a network takes pixels from 0 to 255 and scales them itself."""
     return any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in model.layers)
 
 
-def finite_gradients(aware: Any, teacher: Any, data: Any) -> bool:
-    """Distils one step by kdtflite's Distiller, and looks at every gradient of such a step."""
+def has_finite_gradients(aware: Any, teacher: Any, data: Any) -> bool:
+    """Distills one step with kdtflite's Distiller and checks every gradient of such a step."""
     import tensorflow as tf
     import tf_keras as keras
 
@@ -182,10 +243,10 @@ def finite_gradients(aware: Any, teacher: Any, data: Any) -> bool:
     return finite
 
 
-def tfmot_alone(model: Any, name: str) -> str:
-    """Returns "yes", or where TFMOT and the converter stop with this model."""
+def run_tfmot_alone(model: Any, name: str) -> str:
+    """Returns "yes", or the point at which TFMOT or the converter fails with this model."""
     from kdtflite.conversion.integer_proof import find_floats
-    from kdtflite.litemodel import LiteModel
+    from kdtflite.lite.model import LiteModel
     from kdtflite.models.as_tf_keras import as_tf_keras
     from kdtflite.runtime import import_tfmot
 
@@ -203,7 +264,7 @@ def tfmot_alone(model: Any, name: str) -> str:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
-        data = samples(as_tf_keras(model))
+        data = make_samples(as_tf_keras(model))
         names = wrapped.input_names
         given = data if isinstance(data, dict) else {names[0]: data}
         converter.representative_dataset = lambda: (
@@ -219,17 +280,19 @@ def tfmot_alone(model: Any, name: str) -> str:
 
 
 def as_markdown(found: dict[str, Any]) -> str:
-    """Returns the results as tables, one a kind of case."""
+    """Returns the results as tables, one per kind of case."""
     lines = ["# Coverage", "", f"`python benchmarks/coverage.py`; {SAMPLES} random samples.", ""]
-    ours = sum(passed(result) for result in found.values())
+    ours = sum(has_passed(result) for result in found.values())
     theirs = sum(result.get("tfmot") == "yes" for result in found.values())
     lines.append(f"kdtflite passes {ours} of {len(found)} rows, TFMOT alone {theirs}.")
     lines += [
         "",
-        "trained: layers trained quantization-aware, or folded into such ones. steps: the",
+        "trained: layers trained quantization-aware, or folded into such layers. steps: the",
     ]
     lines += [
-        "largest difference of the file from the fake-quantized model, in steps of the output."
+        "largest difference of the file from the fake-quantized model, in steps of the output.",
+        f"fresh: whether a new network learns in {FRESH_STEPS} steps of SGD as in float, with the",
+        "loss of the first and last four steps, float and quantization-aware.",
     ]
     groups: dict[str, list[str]] = {}
     for name in found:
@@ -238,14 +301,16 @@ def as_markdown(found: dict[str, Any]) -> str:
     for kind, names in groups.items():
         title = {"layer": "One layer", "": "Small models"}.get(kind, kind)
         lines += ["", f"## {title}", ""]
-        lines.append("| | TFMOT alone | wraps | gradients | integer | runs | trained | steps |")
-        lines.append("|---|---|---|---|---|---|---|---|")
+        columns = ["TFMOT alone", "wraps", "gradients", "integer", "runs", "trained", "steps"]
+        columns += ["fresh", "float loss", "quantization-aware loss"]
+        lines.append(f"| | {' | '.join(columns)} |")
+        lines.append("|---" * (len(columns) + 1) + "|")
         for name in names:
-            lines.append(row(name.removeprefix(f"{kind}."), found[name]))
+            lines.append(format_row(name.removeprefix(f"{kind}."), found[name]))
     return "\n".join(lines) + "\n"
 
 
-def row(name: str, result: dict[str, Any]) -> str:
+def format_row(name: str, result: dict[str, Any]) -> str:
     def mark(key: str) -> str:
         return "yes" if result.get(key) else "**no**"
 
@@ -255,7 +320,13 @@ def row(name: str, result: dict[str, Any]) -> str:
     if ":" in tfmot:
         tfmot = tfmot.split(":")[0]
     cells = [name, tfmot, mark("wraps"), mark("gradients"), mark("proven"), mark("xnnpack")]
-    return f"| {' | '.join([*cells, share, steps])} |"
+    fresh = result.get("fresh")
+    courses = [
+        f"{fresh[key][0]:.2f} → {fresh[key][1]:.2f}" if fresh and key in fresh else ""
+        for key in ("float", "aware")
+    ]
+    learns = "" if fresh is None else "yes" if fresh["learns"] else "**no**"
+    return f"| {' | '.join([*cells, share, steps, learns, *courses])} |"
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""How many images a second a student learns from, alone and with every kind of teacher.
+"""Measures how many images per second a student trains on, with each kind of teacher.
 
     python benchmarks/distillation_throughput.py
 
-One student, trained alone (plain tf_keras), with a live teacher and with a teacher whose answers
-are cached, each with and without quantization-aware training; and by Keras 3's own
-`keras.distillation.Distiller` on the same two networks, with the same weights, batches and losses,
-compiled by XLA (its default) and not. Every way is one long `fit` in a process of its own, so that
-its memory is its own, and it waits before every epoch for its turn: epochs of all ways are
-interleaved, a slow minute hits them all, and what is timed is a whole epoch of a training that
-has been running for a while. Stated are the medians over the rounds and of the ratios of each
-round. Peak memory is that of the process above what it held with everything imported and the data
-made.
+One student is trained alone (plain tf_keras), with a live teacher and with a cached teacher, each
+with and without quantization-aware training. Keras 3's own `keras.distillation.Distiller` trains
+the same two networks with the same weights, batches and losses, with XLA (its default) and without.
+Each way is one long `fit` in its own process, so that its memory can be measured, and waits for its
+turn before every epoch. So the epochs of all ways are interleaved, a slow minute affects all of
+them, and each timed epoch belongs to a training that is warmed up. The figures are medians over the
+rounds: of the speeds, and of each round's ratios. Peak memory does not include what the process
+held after imports and data.
 """
 
 from __future__ import annotations
@@ -50,17 +49,17 @@ WAYS = (ALONE, LIVE, CACHED, ALONE + QAT, LIVE + QAT, CACHED + QAT, FORWARD, KER
 
 @dataclass(frozen=True)
 class Case:
-    """Two networks of `kdtflite.models.build_model`, and how many images they are given."""
+    """Two networks of `kdtflite.models.build_model`, and the number of images they get."""
 
     shape: tuple[int, int, int]
     teacher: tuple[str, tuple[int, ...]]
     student: tuple[str, tuple[int, ...]]
     batch: int
-    steps: int  # an epoch: enough of them that to start one weighs little
+    steps: int  # per epoch: enough that the start of an epoch matters little
 
     @property
     def images(self) -> int:
-        """How many an epoch has."""
+        """Images per epoch."""
         return self.batch * self.steps
 
 
@@ -75,19 +74,19 @@ CASES = {
 
 @dataclass(frozen=True)
 class Target:
-    """How fast a way should be over the time of others together, or how little it should hold."""
+    """How fast a way should be compared with others, or how little memory it should use."""
 
     way: str
     others: tuple[str, ...]
-    bound: float  # of speeds at least, of memory at most
+    bound: float  # a minimum for speeds, a maximum for memory
     memory: bool = False
 
     def __str__(self) -> str:
         what = "memory of " if self.memory else ""
         return f"{what}{self.way} / {' + '.join(self.others)}"
 
-    def measured(self, seconds: dict[str, list[float]], memory: dict[str, float]) -> float:
-        """Returns the ratio; of speeds the median of the rounds' ratios."""
+    def compute_ratio(self, seconds: dict[str, list[float]], memory: dict[str, float]) -> float:
+        """Returns the ratio; for speeds, the median of the rounds' ratios."""
         if self.memory:
             return memory[self.way] / sum(memory[other] for other in self.others)
         others = (seconds[other] for other in self.others)
@@ -112,17 +111,17 @@ def main() -> None:
         description=__doc__.splitlines()[0],
         epilog="example: python benchmarks/distillation_throughput.py --rounds 21",
     )
-    parser.add_argument("--rounds", type=int, default=9, help="timed epochs a way")
-    parser.add_argument("--warm-up", type=int, default=2, help="epochs before them")
+    parser.add_argument("--rounds", type=int, default=9, help="timed epochs per way")
+    parser.add_argument("--warm-up", type=int, default=2, help="epochs before the timed ones")
     parser.add_argument(
-        "--quick", action="store_true", help="a few steps, to see that everything runs"
+        "--quick", action="store_true", help="only a few steps, to check that everything runs"
     )
     parser.add_argument(
-        "--json", type=Path, default=RESULT, help="result; the table goes beside it as .md"
+        "--json", type=Path, default=RESULT, help="the result; its table is written next to it"
     )
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.warm_up < 1:
-        parser.error("--rounds and --warm-up start at 1")
+        parser.error("--rounds and --warm-up must be at least 1")
     cases, rounds = CASES, arguments.rounds
     if arguments.quick:
         cases = {name: replace(case, steps=case.steps // 6) for name, case in CASES.items()}
@@ -142,7 +141,7 @@ def main() -> None:
 
 
 def measure(name: str, case: Case, rounds: int, warm_up: int) -> dict[str, Any]:
-    """Returns the seconds of every epoch of every way, its peak memory, and what they say."""
+    """Returns the seconds of every epoch of every way, its peak memory, and all ratios."""
     spawn = multiprocessing.get_context("spawn")
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     cpu_seconds: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -160,7 +159,7 @@ def measure(name: str, case: Case, rounds: int, warm_up: int) -> dict[str, Any]:
                 target=work, args=(other, way, case, Path(folder), warm_up + rounds), daemon=True
             )
             process.start()
-            other.close()  # a worker that dies is then seen here as the end of the pipe
+            other.close()  # so that the death of a worker ends the pipe here
             at_the_end.callback(process.join)
             at_the_end.callback(process.terminate)
         try:
@@ -170,7 +169,7 @@ def measure(name: str, case: Case, rounds: int, warm_up: int) -> dict[str, Any]:
                 for worker in workers.values():
                     worker.recv()
             for number in range(rounds):
-                # Another one goes first each time.
+                # A different way goes first each time.
                 first = number % len(WAYS)
                 for way in WAYS[first:] + WAYS[:first]:
                     workers[way].send("go")
@@ -180,22 +179,20 @@ def measure(name: str, case: Case, rounds: int, warm_up: int) -> dict[str, Any]:
                 say(f"{name}: round {number + 1} of {rounds}")
             memory = {way: worker.recv() for way, worker in workers.items()}
         except (EOFError, OSError):
-            raise SystemExit(
-                f"{name}: a process ended before its time; its error is above."
-            ) from None
+            raise SystemExit(f"{name}: a process ended too early; its error is above.") from None
     return {
         **asdict(case),
         "images_per_second": {w: case.images / statistics.median(s) for w, s in seconds.items()},
         "peak_memory_mb": memory,
-        "ratios": {str(t): t.measured(seconds, memory) for t in TARGETS},
-        "ratios_of_cpu_time": {str(t): t.measured(cpu_seconds, memory) for t in TARGETS},
+        "ratios": {str(t): t.compute_ratio(seconds, memory) for t in TARGETS},
+        "ratios_of_cpu_time": {str(t): t.compute_ratio(cpu_seconds, memory) for t in TARGETS},
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
     }
 
 
 def prepare(case: Case, folder: Path) -> None:
-    """Writes both networks, and the teacher's answers, for every way to read."""
+    """Writes both networks and the teacher's outputs, which every way reads."""
     import tf_keras as keras
 
     import kdtflite
@@ -208,44 +205,44 @@ def prepare(case: Case, folder: Path) -> None:
         )
         model.save(folder / f"{role}.h5")  # the format that Keras 3 reads too
     teacher = keras.models.load_model(folder / "teacher.h5", compile=False)
-    kdtflite.cache_teacher(teacher, data(case), folder / "cache")
+    kdtflite.cache_teacher(teacher, make_data(case), folder / "cache")
 
 
 def work(connection: Connection, way: str, case: Case, folder: Path, epochs: int) -> None:
-    """Trains in one way, in a process of its own; waits before every epoch for its turn."""
+    """Trains in one way, in its own process; waits for its turn before every epoch."""
     turns = Turns(connection)
     run = run_keras3 if way in (KERAS3, KERAS3_NO_XLA) else run_tf_keras
     run(way, case, folder, turns, epochs)
     turns.end()
-    connection.send((peak_memory() - turns.memory_at_first) / 2**20)
+    connection.send((measure_peak_memory() - turns.memory_at_first) / 2**20)
 
 
 class Turns:
-    """Takes turns with the other workers, an epoch each, and tells how long it took."""
+    """Takes turns with the other workers, one epoch each, and reports the time of each epoch."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.started: tuple[float, float] | None = None
         self.memory_at_first = 0
 
-    def imported(self) -> None:
-        """Everything is imported and the data are made; what is held from now on counts."""
-        self.memory_at_first = peak_memory()
+    def start_counting_memory(self) -> None:
+        """Counts memory from now on: everything is imported and the data exists."""
+        self.memory_at_first = measure_peak_memory()
 
     def next(self) -> None:
-        """Ends an epoch, waits for the turn, and begins another."""
+        """Ends an epoch, waits for the next turn, and starts another epoch."""
         self.end()
         self.connection.recv()
         self.started = time.perf_counter(), time.process_time()
 
     def end(self) -> None:
-        """Tells how many seconds an epoch took, by the clock and of all cores together."""
+        """Reports the seconds of an epoch: wall time, and CPU time of all cores together."""
         if self.started is not None:
             wall, cpu = self.started
             self.connection.send((time.perf_counter() - wall, time.process_time() - cpu))
 
-    def callback(self, base: type) -> Any:
-        """Returns a callback of the Keras that `base` is of."""
+    def make_callback(self, base: type) -> Any:
+        """Returns a callback of the same Keras as `base`."""
 
         def on_epoch_begin(self: Any, epoch: int, logs: Any = None) -> None:
             turns.next()
@@ -255,18 +252,18 @@ class Turns:
 
 
 def run_tf_keras(way: str, case: Case, folder: Path, turns: Turns, epochs: int) -> None:
-    """Trains by tf_keras, or runs the teacher alone."""
+    """Trains with tf_keras, or runs the teacher alone."""
     import tensorflow as tf
     import tf_keras as keras
 
-    # Importing is no part of what a way holds: every way imports all, now.
+    # Imports should not count as memory of a way: every way imports everything, now.
     from kdtflite import Distiller, quantize_aware
     from kdtflite.distillation.losses import SoftTargets
     from kdtflite.distillation.teachers import TeacherCache
 
-    x, y = data(case)
+    x, y = make_data(case)
     tf.zeros(1)  # starts TensorFlow
-    turns.imported()
+    turns.start_counting_memory()
     keras.utils.set_random_seed(0)
     if not way.startswith((ALONE, CACHED)):
         teacher = keras.models.load_model(folder / "teacher.h5", compile=False)
@@ -297,25 +294,25 @@ def run_tf_keras(way: str, case: Case, folder: Path, turns: Turns, epochs: int) 
         )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, ["accuracy"])
-    callback = turns.callback(keras.callbacks.Callback)
+    callback = turns.make_callback(keras.callbacks.Callback)
     model.fit(**given, epochs=epochs, verbose=0, callbacks=[callback])
 
 
 def run_keras3(way: str, case: Case, folder: Path, turns: Turns, epochs: int) -> None:
-    """Trains by Keras 3's Distiller."""
+    """Trains with Keras 3's Distiller."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
     import tensorflow as tf
 
     class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-        """Reads what tf_keras wrote: Keras 3 knows no groups, of which there is 1."""
+        """Reads tf_keras' layer: Keras 3 has no `groups` argument, which is 1."""
 
         def __init__(self, *, groups: int = 1, **kwargs: Any) -> None:
             super().__init__(**kwargs)
 
-    x, y = data(case)
+    x, y = make_data(case)
     tf.zeros(1)  # starts TensorFlow
-    turns.imported()
+    turns.start_counting_memory()
     keras.utils.set_random_seed(0)
     teacher, student = (
         keras.models.load_model(
@@ -333,19 +330,19 @@ def run_keras3(way: str, case: Case, folder: Path, turns: Turns, epochs: int) ->
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, ["accuracy"], jit_compile="auto" if way == KERAS3 else False)
-    callback = turns.callback(keras.callbacks.Callback)
+    callback = turns.make_callback(keras.callbacks.Callback)
     model.fit(x, y, case.batch, epochs, verbose=0, callbacks=[callback])
 
 
-def data(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images and labels, the same every time."""
+def make_data(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same images and labels every time."""
     random = np.random.default_rng(0)
     images = random.random((case.images, *case.shape), np.float32)
     return images, random.integers(0, CLASSES, case.images)
 
 
-def peak_memory() -> int:
-    """Returns how many bytes this process has held at most."""
+def measure_peak_memory() -> int:
+    """Returns the largest number of bytes that this process has held."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
@@ -355,19 +352,19 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = [
         "# Distillation throughput",
         "",
-        f"Medians of {result['rounds']} interleaved epochs a way; {machine['cpu']}, "
+        f"Medians of {result['rounds']} interleaved epochs per way; {machine['cpu']}, "
         f"{machine['cores']} cores, TensorFlow {versions['tensorflow']}, tf_keras "
-        f"{versions['tf_keras']}, Keras {versions['keras']}. Peak memory is above what the "
-        "process holds with everything imported. Ratios of speeds are medians of the rounds' "
-        "ratios; of CPU time (all cores together) they say what another load on the machine "
-        "leaves of them.",
+        f"{versions['tf_keras']}, Keras {versions['keras']}. Peak memory does not "
+        "include what the process holds after imports. Ratios of speeds are medians of the "
+        "rounds' ratios; ratios of CPU time (all cores together) are less affected by other "
+        "load on the machine.",
     ]
     for name, case in cases.items():
         lines += [
             "",
             f"## {name}",
             "",
-            "| way | images/s | ms a step | peak memory, MB |",
+            "| way | images/s | ms per step | peak memory, MB |",
             "| --- | ---: | ---: | ---: |",
         ]
         for way, speed in case["images_per_second"].items():

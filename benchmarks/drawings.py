@@ -1,15 +1,15 @@
-"""How well a file reads drawings: MNIST's test images as bitmaps, through the app's preprocessing.
+"""Measures how well a file reads drawings: MNIST's test images through the app's preprocessing.
 
     python benchmarks/drawings.py student.tflite --data shared/data
 
-Each test image is laid on a canvas of a phone, in some size at some place, and comes back through
-`kdtflite.data.to_image`, which gives the same bytes as the app's Kotlin. The accuracy on what
-comes back is set against that on the images themselves.
+Each test image is drawn on a phone's canvas, with some size at some place, and read back through
+`kdtflite.data.to_image`, which gives the same bytes as the app's Kotlin code. The accuracy on the
+result is compared with the accuracy on the original images.
 
-- identical: every pixel a square of the canvas, in place and size. Cropping, scaling and centring
-  alone.
-- smooth: enlarged bicubically, at a random place, 4 to 16 times.
-- inked: the same with full contrast, as a pen draws: ink or paper, with soft edges of a pixel.
+- identical: each pixel becomes a square of the canvas, in place. Tests only cropping, scaling and
+  centering.
+- smooth: enlarged 4 to 16 times by bicubic interpolation, at a random place.
+- inked: the same with full contrast, like a pen: ink or paper, with soft edges one pixel wide.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from PIL import Image
 from kdtflite.data import load, to_image
 from kdtflite.evaluation.machine import describe_machine
 from kdtflite.files import sha256, write_json, write_text
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 from kdtflite.progress import track
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "drawings.json"
@@ -35,39 +35,41 @@ WAYS = ("identical", "smooth", "inked")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="a .tflite file that reads MNIST")
-    parser.add_argument("--data", type=Path, help="folder of mnist.npz")
+    parser.add_argument("--data", type=Path, help="folder with mnist.npz")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=RESULT, help="the table goes beside as .md")
+    parser.add_argument(
+        "--json", type=Path, default=RESULT, help="the result; its table is written next to it"
+    )
     arguments = parser.parse_args()
     path = "auto" if arguments.data is None else arguments.data / "mnist.npz"
     test = load("mnist", path=path, seed=0).test
     images = np.round(test.x[: arguments.samples, ..., 0] * 255).astype(np.uint8)
     labels = test.y[: arguments.samples]
     lite = LiteModel.load(arguments.model)
-    own = answers(lite, images)
+    own = classify(lite, images)
     result: dict[str, Any] = {
         "machine": describe_machine(),
         "file": arguments.model.name,
         "sha256": sha256(arguments.model),
         "bytes": len(lite.content),
         "samples": len(images),
-        "accuracy": share(own == labels),
+        "accuracy": compute_share(own == labels),
         "drawings": [],
     }
     for way in WAYS:
         rng = np.random.default_rng(arguments.seed)
-        drawn = (to_image(canvas(image, way, rng)) for image in images)
+        drawn = (to_image(draw(image, way, rng)) for image in images)
         read = np.stack(list(track(drawn, f"Drawing, {way}", total=len(images))))
-        given = answers(lite, read)
+        given = classify(lite, read)
         result["drawings"].append(
             {
                 "way": way,
-                "accuracy": share(given == labels),
-                "same_answer": share(given == own),
-                "same_bytes": share((read == images).all(axis=(1, 2))),
-                "same_place": share(
-                    [extent(a) == extent(b) for a, b in zip(read, images, strict=True)]
+                "accuracy": compute_share(given == labels),
+                "same_answer": compute_share(given == own),
+                "same_bytes": compute_share((read == images).all(axis=(1, 2))),
+                "same_place": compute_share(
+                    [find_extent(a) == find_extent(b) for a, b in zip(read, images, strict=True)]
                 ),
                 "mean_difference": float(np.abs(read.astype(int) - images).mean()),
             }
@@ -77,39 +79,39 @@ def main() -> None:
     print(as_markdown(result), end="")
 
 
-def canvas(image: np.ndarray, way: str, rng: np.random.Generator) -> np.ndarray:
+def draw(image: np.ndarray, way: str, rng: np.random.Generator) -> np.ndarray:
     """Returns a canvas, shape (560, 560), uint8, with the digit on it."""
     if way == "identical":
         return np.kron(image, np.ones((CANVAS // 28, CANVAS // 28), np.uint8))
     side = int(28 * rng.uniform(4, 16))
     enlarged = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
     if way == "inked":
-        # Half of full ink is the edge of the pen's stroke, at which the grey climbs by about
-        # 255 / scale a pixel of the canvas: steeper by the scale, the edge is a pixel wide.
+        # Half of full ink is the edge of the pen's stroke. There the gray rises by about
+        # 255 / scale per pixel of the canvas; multiplied by the scale, the edge is a pixel wide.
         contrast = side / 28
-        grey = (enlarged.astype(np.float64) - 127.5) * contrast + 127.5
-        enlarged = np.clip(np.round(grey), 0, 255).astype(np.uint8)
+        gray = (enlarged.astype(np.float64) - 127.5) * contrast + 127.5
+        enlarged = np.clip(np.round(gray), 0, 255).astype(np.uint8)
     drawn = np.zeros((CANVAS, CANVAS), np.uint8)
     top, left = rng.integers(0, CANVAS - side + 1, 2)
     drawn[top : top + side, left : left + side] = enlarged
     return drawn
 
 
-def answers(lite: LiteModel, images: np.ndarray) -> np.ndarray:
-    """Returns the class that the file gives to each image, shape (samples, 28, 28), uint8."""
+def classify(lite: LiteModel, images: np.ndarray) -> np.ndarray:
+    """Returns the file's class for each image; images have shape (samples, 28, 28), uint8."""
     x = images[..., np.newaxis].astype(np.float32) / np.float32(255)
     return lite.predict(x, dequantize=False, progress=True).argmax(axis=-1)
 
 
-def extent(image: np.ndarray) -> tuple[int, ...]:
-    """Returns first and last row and column with ink."""
+def find_extent(image: np.ndarray) -> tuple[int, ...]:
+    """Returns the first and last row and column with ink."""
     rows, columns = (np.flatnonzero(image.any(axis=axis)) for axis in (1, 0))
     ends = ((line[0], line[-1]) if len(line) else (-1, -1) for line in (rows, columns))
     return tuple(int(end) for pair in ends for end in pair)
 
 
-def share(hits: Any) -> float:
-    """Returns the share of true ones."""
+def compute_share(hits: Any) -> float:
+    """Returns the fraction that is true."""
     return float(np.mean(hits))
 
 
@@ -121,7 +123,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         "and read through the app's preprocessing:",
         "",
         "| drawing | accuracy | against the images' own | same answer | same place | same bytes "
-        "| mean difference, grey levels |",
+        "| mean difference, gray levels |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for drawing in result["drawings"]:

@@ -1,10 +1,11 @@
-"""How many images a second `LiteModel.predict` evaluates, against a bare interpreter loop.
+"""Measures how many images per second `LiteModel.predict` evaluates, against a bare loop.
 
     python benchmarks/evaluation_throughput.py --model resnet.tflite
 
-Three ways over the same images, interleaved, so that a slow minute hits all of them: one worker,
-one worker a core, and the loop everybody writes (set_tensor, invoke, get_tensor; one thread, the
-same kernels). Stated are the medians over the repeats and of the ratios of each round.
+Three ways run over the same images: one worker, one worker per core, and the usual loop
+(set_tensor, invoke, get_tensor; one thread, the same kernels). They are interleaved, so that a slow
+minute affects all of them. The figures are medians over the rounds: of the speeds, and of each
+round's ratios.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from kdtflite.evaluation.machine import describe_machine, usable_cores
+from kdtflite.evaluation.machine import count_usable_cores, describe_machine
 from kdtflite.files import write_json, write_text
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 from kdtflite.progress import say
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "evaluation_throughput.json"
@@ -33,14 +34,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="an image classifier; default: a new ResNet-8")
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument("--workers", type=int, default=count_usable_cores())
     parser.add_argument(
-        "--json", type=Path, default=RESULT, help="result; the table goes beside it as .md"
+        "--json", type=Path, default=RESULT, help="the result; its table is written next to it"
     )
     arguments = parser.parse_args()
     if arguments.images < 1 or arguments.repeats < 1 or arguments.workers < 2:
         parser.error("--images and --repeats start at 1, --workers at 2")
-    model = LiteModel.load(arguments.model) if arguments.model else resnet8_int8()
+    model = LiteModel.load(arguments.model) if arguments.model else convert_resnet8()
     result = measure(model, arguments.images, arguments.repeats, arguments.workers)
     result["model"] = arguments.model.name if arguments.model else "ResNet-8, random weights, int8"
     write_json(arguments.json, result, overwrite=True)
@@ -49,10 +50,10 @@ def main() -> None:
 
 
 def measure(model: LiteModel, images: int, repeats: int, workers: int) -> dict[str, Any]:
-    """Returns images a second and ratios; refuses if the ways disagree on a single output."""
+    """Returns images per second and ratios; exits if the ways differ in a single output."""
     spec = model.inputs[0]
     random = np.random.default_rng(0)
-    # Codes, as an evaluation of cached data has them: quantizing is no part of the comparison.
+    # Codes, as in an evaluation of cached data: quantizing is not part of the comparison.
     info = np.iinfo(spec.dtype) if spec.scale is not None else None
     shape = (images, *spec.shape[1:])
     x: np.ndarray = (
@@ -61,7 +62,7 @@ def measure(model: LiteModel, images: int, repeats: int, workers: int) -> dict[s
         else random.integers(info.min, info.max, shape, spec.dtype, endpoint=True)
     )
     ways: dict[str, Callable[[], np.ndarray]] = {
-        "bare loop": lambda: bare_loop(model, x),
+        "bare loop": lambda: run_bare_loop(model, x),
         "1 worker": lambda: model.predict(x, dequantize=False, workers=1),
         f"{workers} workers": lambda: model.predict(x, dequantize=False, workers=workers),
     }
@@ -69,10 +70,12 @@ def measure(model: LiteModel, images: int, repeats: int, workers: int) -> dict[s
     expected = ways[bare]()
     for name, way in ways.items():
         if not np.array_equal(way(), expected):
-            raise SystemExit(f"{name} gives other outputs than the bare loop: nothing to compare.")
+            raise SystemExit(
+                f"{name} gives other outputs than the bare loop, so the speeds are not comparable."
+            )
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats):
-        # Another one goes first each time.
+        # A different way goes first each time.
         order = list(ways)[repeat % 3 :] + list(ways)[: repeat % 3]
         for name in order:
             start = time.perf_counter()
@@ -85,15 +88,15 @@ def measure(model: LiteModel, images: int, repeats: int, workers: int) -> dict[s
         "workers": workers,
         "images_per_second": {n: images / statistics.median(s) for n, s in seconds.items()},
         "seconds": seconds,
-        "workers_over_one": _ratio(seconds[one], seconds[many]),
-        "one_over_bare_loop": _ratio(seconds[bare], seconds[one]),
+        "workers_over_one": _compute_ratio(seconds[one], seconds[many]),
+        "one_over_bare_loop": _compute_ratio(seconds[bare], seconds[one]),
         "targets": {"workers_over_one": TARGET_WORKERS, "one_over_bare_loop": TARGET_LOOP},
         "machine": describe_machine(),
     }
 
 
-def bare_loop(model: LiteModel, x: np.ndarray) -> np.ndarray:
-    """Runs the file image by image, as one would write it by hand."""
+def run_bare_loop(model: LiteModel, x: np.ndarray) -> np.ndarray:
+    """Runs the file image by image, as in hand-written code."""
     interpreter = model.interpreter(threads=1, xnnpack=True)
     given, taken = model.inputs[0].index, model.outputs[0].index
     outputs = np.empty((len(x), *model.outputs[0].shape[1:]), model.outputs[0].dtype)
@@ -104,8 +107,8 @@ def bare_loop(model: LiteModel, x: np.ndarray) -> np.ndarray:
     return outputs
 
 
-def resnet8_int8() -> LiteModel:
-    """Returns MLPerf Tiny's ResNet-8 with random weights, converted to int8."""
+def convert_resnet8() -> LiteModel:
+    """Builds MLPerf Tiny's ResNet-8 with random weights and converts it to int8."""
     import tf_keras as keras
 
     import kdtflite
@@ -137,7 +140,7 @@ def as_markdown(result: dict[str, Any]) -> str:
             f"interleaved rounds; {machine['cpu']}, {machine['cores']} cores, "
             f"LiteRT {machine['litert']}, XNNPACK kernels.",
             "",
-            "| way | images a second |",
+            "| way | images per second |",
             "| --- | ---: |",
             *rows,
             "",
@@ -150,7 +153,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     )
 
 
-def _ratio(slow: list[float], fast: list[float]) -> float:
+def _compute_ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 

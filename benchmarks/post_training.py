@@ -1,12 +1,12 @@
-"""What post-training quantization's parts bring: calibration, equalization, bias correction, int16.
+"""Measures each part of post-training quantization: calibration, equalization, biases, int16.
 
     python benchmarks/post_training.py --data shared/data
 
-A small convolutional net is trained on Fashion-MNIST in float. It is then quantized in each way, as
-it is and with its channels made uneven: an exact rescaling of channels between layers, which
-changes no output in float, as networks whose batch normalization has uneven factors come. The
-error is that of the file's outputs on the test set, the mean squared difference from the float
-file's as a share of their mean square.
+A small convolutional net is trained on Fashion-MNIST in float and then quantized in each way, once
+as it is and once with uneven channels. For these, channels between layers are rescaled exactly, as
+in networks whose batch normalization has uneven factors; no float output changes. The error is the
+mean squared difference of the file's outputs on the test set from the float file's, divided by the
+mean square of the latter.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from kdtflite.progress import say
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "post_training.json"
 SAMPLES = 300
-SPREAD = 1.5  # of the logarithms of the channels' factors
+SPREAD = 1.5  # standard deviation of the logarithms of the channels' factors
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of the data set's file")
+    parser.add_argument("--data", type=Path, help="folder with fashion_mnist.npz")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--json", type=Path, default=RESULT, help="the table goes beside as .md")
+    parser.add_argument(
+        "--json", type=Path, default=RESULT, help="the result; its table is written next to it"
+    )
     arguments = parser.parse_args()
     import kdtflite
 
@@ -42,13 +44,13 @@ def main() -> None:
     result: dict[str, Any] = {"machine": describe_machine(), "epochs": arguments.epochs}
     result["runs"] = []
     for seed in range(1, arguments.seeds + 1):
-        model = trained(dataset, seed, arguments.epochs)
+        model = train(dataset, seed, arguments.epochs)
         for channels in ("as trained", "uneven"):
             if channels == "uneven":
-                model = unevened(model, seed)
-            for method, made in methods(model, dataset, seed).items():
+                model = make_uneven(model, seed)
+            for method, made in list_methods(model, dataset, seed).items():
                 run = {"seed": seed, "channels": channels, "method": method}
-                run |= measured(made(), model, dataset)
+                run |= measure(made(), model, dataset)
                 say(str(run))
                 result["runs"].append(run)
                 write_json(arguments.json, result, overwrite=True)
@@ -57,8 +59,8 @@ def main() -> None:
     print(as_markdown(result), end="")
 
 
-def trained(dataset: Any, seed: int, epochs: int) -> Any:
-    """Returns the float model, ending in logits."""
+def train(dataset: Any, seed: int, epochs: int) -> Any:
+    """Trains the float model, which ends in logits."""
     import tf_keras as keras
 
     from kdtflite.models import build_model
@@ -76,11 +78,11 @@ def trained(dataset: Any, seed: int, epochs: int) -> Any:
     return model
 
 
-def unevened(model: Any, seed: int) -> Any:
-    """Returns a model that computes the same, each channel between two layers scaled at random."""
+def make_uneven(model: Any, seed: int) -> Any:
+    """Returns an equivalent model with each channel between two layers scaled at random."""
     import tf_keras as keras
 
-    from kdtflite.quantization.chains import find_pairs
+    from kdtflite.quantization.layer_pairs import find_pairs
 
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
@@ -96,8 +98,8 @@ def unevened(model: Any, seed: int) -> Any:
     return copy
 
 
-def methods(model: Any, dataset: Any, seed: int) -> dict[str, Callable[[], Any]]:
-    """Returns what makes each file."""
+def list_methods(model: Any, dataset: Any, seed: int) -> dict[str, Callable[[], Any]]:
+    """Returns a function per method that makes its file."""
     import kdtflite
     from kdtflite.quantization import choose_calibration
 
@@ -106,40 +108,40 @@ def methods(model: Any, dataset: Any, seed: int) -> dict[str, Callable[[], Any]]
     x = dataset.train.x[chosen]
     validation = (dataset.validation.x[:1000], dataset.validation.y[:1000])
 
-    def quantized(**options: Any) -> Any:
+    def quantize(**options: Any) -> Any:
         student = kdtflite.quantize_post_training(model, x, **options)
         return kdtflite.convert(student, x, progress=False)
 
     float_file = kdtflite.convert(model, target="float32", progress=False)
 
-    def mixed(keep: int, wide: str = "int16") -> Any:
+    def mix(keep: int, wide: str = "int16") -> Any:
         return kdtflite.mixed_precision(float_file, x, keep=keep, wide=wide).file
 
-    def best(**options: Any) -> Any:
+    def find_best(**options: Any) -> Any:
         choice = choose_calibration(model, x, validation[0], **options)
         return kdtflite.convert(choice.student, x, progress=False)
 
     return {
         "float": lambda: float_file,
         "the converter's own": lambda: kdtflite.convert(model, x, progress=False),
-        "min-max": quantized,
-        "min-max, bias correction": lambda: quantized(correct_biases=True),
-        "equalization": lambda: quantized(equalize=True),
-        "equalization, bias correction": lambda: quantized(equalize=True, correct_biases=True),
-        "best calibration": best,
-        "best calibration, equalization, bias correction": lambda: best(
+        "min-max": quantize,
+        "min-max, bias correction": lambda: quantize(correct_biases=True),
+        "equalization": lambda: quantize(equalize=True),
+        "equalization, bias correction": lambda: quantize(equalize=True, correct_biases=True),
+        "best calibration": find_best,
+        "best calibration, equalization, bias correction": lambda: find_best(
             equalize=True, correct_biases=True
         ),
-        "mixed: 3 activations in int16": lambda: mixed(3),
-        "mixed: all that help in int16": lambda: mixed(99),
-        "mixed: 3 activations in float": lambda: mixed(3, "float32"),
+        "mixed: 3 activations in int16": lambda: mix(3),
+        "mixed: all that help in int16": lambda: mix(99),
+        "mixed: 3 activations in float": lambda: mix(3, "float32"),
     }
 
 
-def measured(file: Any, model: Any, dataset: Any) -> dict[str, Any]:
-    """Runs a file over the test split and times it."""
+def measure(file: Any, model: Any, dataset: Any) -> dict[str, Any]:
+    """Evaluates a file on the test split and times it."""
     import kdtflite
-    from kdtflite.quantization.measures import squared_error
+    from kdtflite.quantization.output_error import squared_error
 
     test = dataset.test
     outputs = file.predict(test.x)
@@ -164,8 +166,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     )
     lines.append("Fashion-MNIST, depthwise net of widths 16, 24, 32, 48, trained in float for")
     lines.append(f"{result['epochs']} epochs; {SAMPLES} samples calibrate. Accuracy in percent and")
-    lines.append("error (mean squared difference of the file's outputs from the float ones, as a")
-    lines.append("share of their mean square) on the test set, means over the seeds.")
+    lines.append(
+        "error (mean squared difference of the file's outputs from the float ones, relative"
+    )
+    lines.append("to their mean square) on the test set, means over the seeds.")
     for channels in dict.fromkeys(run["channels"] for run in runs):
         lines += ["", f"## Channels {channels}", ""]
         lines += ["| | accuracy | error | bytes | p50 | seeds |", "|---|---|---|---|---|---|"]

@@ -1,10 +1,10 @@
-"""How long a quantization-aware training step takes, against the float step and TFMOT's.
+"""Measures how long a quantization-aware step takes, against a float step and TFMOT's.
 
     python benchmarks/qat_step_time.py
 
-One network, three models: float, wrapped by TFMOT, and by kdtflite. Their steps run interleaved
-in one process, a few of each in turn, so that a slow second hits all; stated are the medians of
-each round's ratios.
+Each network is measured as three models: float, wrapped by TFMOT, and wrapped by kdtflite. Their
+steps are interleaved in one process, a few of each in turn, so that a slow second affects all of
+them. The figures are medians over the rounds: of the times, and of each round's ratios.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ NETWORKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=4, help="steps of each model in a round")
+    parser.add_argument("--steps", type=int, default=4, help="steps per model and round")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--network", choices=[name.split(",")[0] for name in NETWORKS])
-    parser.add_argument("--json", type=Path, default=RESULT, help="the table goes beside as .md")
+    parser.add_argument(
+        "--json", type=Path, default=RESULT, help="the result; its table is written next to it"
+    )
     arguments = parser.parse_args()
     result: dict[str, Any] = {"machine": describe_machine(), "batch": arguments.batch, "rows": {}}
     for name in NETWORKS:
@@ -49,7 +51,7 @@ def main() -> None:
 
 
 def measure(name: str, rounds: int, steps: int, batch: int) -> dict[str, Any]:
-    """Returns milliseconds a step of each model, and ratios."""
+    """Returns the milliseconds per step of each model, and ratios."""
     import tensorflow as tf
     import tf_keras as keras
 
@@ -69,30 +71,30 @@ def measure(name: str, rounds: int, steps: int, batch: int) -> dict[str, Any]:
         "kdtflite": kdtflite.quantize_aware(float_model, x[:256]),
     }
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch).cache().repeat()
-    steps_of = {}
+    run_steps = {}
     for key, model in models.items():
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         model.fit(x, y, batch_size=batch, verbose=0)
-        steps_of[key] = functools.partial(model.make_train_function(), iter(batches))
+        run_steps[key] = functools.partial(model.make_train_function(), iter(batches))
     times: dict[str, list[float]] = {key: [] for key in models}
     for i in range(rounds):
         for key in list(models)[:: 1 if i % 2 else -1]:
             start = time.perf_counter()
             for _ in range(steps):
-                steps_of[key]()
+                run_steps[key]()
             times[key].append((time.perf_counter() - start) / steps)
         if not (i + 1) % 10:
             say(f"{name}: round {i + 1} of {rounds}")
 
-    def ratio(one: str, other: str) -> float:
+    def compute_ratio(one: str, other: str) -> float:
         return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
 
     return {
         "parameters": float_model.count_params(),
         "milliseconds": {key: 1000 * statistics.median(times[key]) for key in times},
-        "kdtflite / float": ratio("kdtflite", "float"),
-        "TFMOT / float": ratio("TFMOT", "float"),
-        "kdtflite / TFMOT": ratio("kdtflite", "TFMOT"),
+        "kdtflite / float": compute_ratio("kdtflite", "float"),
+        "TFMOT / float": compute_ratio("TFMOT", "float"),
+        "kdtflite / TFMOT": compute_ratio("kdtflite", "TFMOT"),
     }
 
 

@@ -1,12 +1,12 @@
-"""What integer files of one float model are worth: post-training quantization and training.
+"""Compares integer files of one float model: post-training quantization and training.
 
-    python benchmarks/quantization_peers.py --data shared/data         # goes on where it stopped
+    python benchmarks/quantization_peers.py --data shared/data         # resumes where it stopped
     python benchmarks/quantization_peers.py --rows mnist fashion_mnist
 
-One float model a data set and seed, trained once; then, from the same weights: TensorFlow Lite's
-post-training quantization, ai-edge-quantizer's, TFMOT's quantization-aware training, and
-kdtflite's of each kind, the three trainings with the same steps. "distilled" is taught by the float
-model itself.
+There is one float model per data set and seed. From its weights start TensorFlow Lite's and
+ai-edge-quantizer's post-training quantization, TFMOT's quantization-aware training, and kdtflite's
+of both kinds. The three trainings take the same steps. "distilled" means that the float model
+itself is the teacher.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from kdtflite.data.augment import Augmentation
-from kdtflite.data.batches import steps_an_epoch, training_batches
+from kdtflite.data.batches import steps_per_epoch, training_batches
 from kdtflite.errors import NotFullyIntegerError
 from kdtflite.evaluation.machine import describe_machine
-from kdtflite.files import staged, write_json, write_text
+from kdtflite.files import write_atomically, write_json, write_text
 from kdtflite.progress import say
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "quantization_peers.json"
@@ -40,12 +40,12 @@ class Setting:
     """How the models of a data set are made.
 
     Attributes:
-        file: In the folder of the data sets.
-        architecture: As `kdtflite.models.build_model` names it.
-        epochs: Of the float model.
-        qat_epochs: Of each quantization-aware training.
-        widths: Of the architecture; None for its own.
-        augmentation: Of all trainings.
+        file: The data set's file in the folder `--data`.
+        architecture: A name of `kdtflite.models.build_model`.
+        epochs: Epochs of the float model.
+        qat_epochs: Epochs of each quantization-aware training.
+        widths: Widths of the architecture; None for its defaults.
+        augmentation: Augmentation in all trainings.
     """
 
     file: str
@@ -77,11 +77,13 @@ METHODS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of the data sets' files")
+    parser.add_argument("--data", type=Path, help="folder with the data sets' files")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "kdtflite_peers")
-    parser.add_argument("--json", type=Path, default=RESULT, help="the table goes beside as .md")
+    parser.add_argument(
+        "--json", type=Path, default=RESULT, help="the result; its table is written next to it"
+    )
     arguments = parser.parse_args()
     for seed in range(1, arguments.seeds + 1):
         for row in arguments.rows:
@@ -92,8 +94,8 @@ def main() -> None:
                 result = Row(arguments.data, arguments.work, row, seed).run(method)
                 write_json(path, result, overwrite=True)
                 say(f"{row}, seed {seed}, {method}: {result}")
-                write(arguments.work, arguments.json)
-    write(arguments.work, arguments.json)
+                write_table(arguments.work, arguments.json)
+    write_table(arguments.work, arguments.json)
     print(arguments.json.with_suffix(".md").read_text(), end="")
 
 
@@ -121,25 +123,25 @@ class Row:
         """Makes and measures one file."""
         started = time.monotonic()
         made: dict[str, Callable[[], dict[str, Any]]] = {
-            "float": self.float,
-            "TFLite PTQ": self.tflite_ptq,
-            "ai-edge-quantizer PTQ": self.ai_edge_quantizer,
-            "TFMOT QAT": self.tfmot,
-            "kdtflite PTQ": self.ptq,
-            "kdtflite QAT": lambda: self.qat(distilled=False),
-            "kdtflite distilled QAT": lambda: self.qat(distilled=True),
+            "float": self.convert_float,
+            "TFLite PTQ": self.convert_ptq,
+            "ai-edge-quantizer PTQ": self.quantize_with_ai_edge,
+            "TFMOT QAT": self.train_with_tfmot,
+            "kdtflite PTQ": self.quantize_post_training,
+            "kdtflite QAT": lambda: self.train_aware(distilled=False),
+            "kdtflite distilled QAT": lambda: self.train_aware(distilled=True),
         }
         result = made[method]()
         return {**result, "minutes": round((time.monotonic() - started) / 60, 2)}
 
-    def float(self) -> dict[str, Any]:
-        """The float model's own file."""
+    def convert_float(self) -> dict[str, Any]:
+        """Converts the float model to a float file."""
         import kdtflite
 
-        return self.measured(kdtflite.convert(self.model(), target="float32", progress=False))
+        return self.measure(kdtflite.convert(self.load_model(), target="float32", progress=False))
 
-    def model(self) -> Any:
-        """Returns the float model, trained on hard labels, from the work folder where it is."""
+    def load_model(self) -> Any:
+        """Returns the float model, trained on hard labels; loads it if it is in the work folder."""
         import tf_keras as keras
 
         import kdtflite
@@ -157,12 +159,12 @@ class Row:
         backup = keras.callbacks.BackupAndRestore(str(self.folder / "backup"))
         self.compile(model, 0.004, self.setting.epochs)
         self.fit(model, self.setting.epochs, callbacks=[backup], verbose=2)
-        with staged(path) as file:
+        with write_atomically(path) as file:
             model.save(file)
         return model
 
     def compile(self, model: Any, rate: float, epochs: int) -> None:
-        """Adam with cosine decay and cross-entropy on logits."""
+        """Compiles with Adam, cosine decay and cross-entropy on logits."""
         import tf_keras as keras
 
         steps = epochs * -(-len(self.dataset.train) // BATCH)
@@ -172,7 +174,7 @@ class Row:
         return model
 
     def fit(self, model: Any, epochs: int, *, verbose: int = 0, **options: Any) -> None:
-        """Trains on the training split, augmented where the setting says so."""
+        """Trains on the training split, augmented if the setting says so."""
         train, augmentation = self.dataset.train, self.setting.augmentation
         if augmentation is None:
             data: dict[str, Any] = {"x": train.x, "y": train.y, "batch_size": BATCH}
@@ -180,39 +182,39 @@ class Row:
             batches = training_batches(
                 train, batch_size=BATCH, epochs=epochs, seed=self.seed, augmentation=augmentation
             )
-            data = {"x": batches, "steps_per_epoch": steps_an_epoch(train, BATCH)}
+            data = {"x": batches, "steps_per_epoch": steps_per_epoch(train, BATCH)}
         model.fit(**data, epochs=epochs, verbose=verbose, **options)
 
-    def tflite_ptq(self) -> dict[str, Any]:
-        """The converter's own post-training quantization."""
+    def convert_ptq(self) -> dict[str, Any]:
+        """Applies the converter's own post-training quantization."""
         import kdtflite
 
-        return self.measured(kdtflite.convert(self.model(), self.calibration, progress=False))
+        return self.measure(kdtflite.convert(self.load_model(), self.calibration, progress=False))
 
-    def ai_edge_quantizer(self) -> dict[str, Any]:
-        """ai-edge-quantizer's static int8 recipe on the float file."""
+    def quantize_with_ai_edge(self) -> dict[str, Any]:
+        """Applies ai-edge-quantizer's static int8 recipe to the float file."""
         try:
             from ai_edge_quantizer import quantizer, recipe
         except ImportError:
             return {"error": "ai-edge-quantizer is not installed"}
         import kdtflite
-        from kdtflite.litemodel import LiteModel
+        from kdtflite.lite.model import LiteModel
 
-        lite = kdtflite.convert(self.model(), target="float32", progress=False)
+        lite = kdtflite.convert(self.load_model(), target="float32", progress=False)
         path = self.folder / "float.tflite"
         lite.save(path, overwrite=True)
         name = lite.inputs[0].name
         made = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
         data = {"serving_default": [{name: x[None]} for x in self.calibration]}
         content = bytes(made.quantize(made.calibrate(data)).quantized_model)
-        return self.measured(LiteModel(content))
+        return self.measure(LiteModel(content))
 
-    def tfmot(self) -> dict[str, Any]:
-        """TFMOT alone: its wrapping, as it is."""
+    def train_with_tfmot(self) -> dict[str, Any]:
+        """Trains with TFMOT's own wrapper."""
         import kdtflite
         from kdtflite.runtime import import_tfmot
 
-        aware = import_tfmot().quantization.keras.quantize_model(self.model())
+        aware = import_tfmot().quantization.keras.quantize_model(self.load_model())
         test = self.dataset.test
         self.compile(aware, 0.0005, self.setting.qat_epochs)
         first = aware.evaluate(test.x, test.y, batch_size=500, verbose=0)[1]
@@ -221,29 +223,29 @@ class Row:
             lite = kdtflite.convert(aware, self.calibration, progress=False)
         except NotFullyIntegerError as error:
             return {"error": str(error)[:200], "before training": round(first, 4)}
-        return {**self.measured(lite), "before training": round(first, 4)}
+        return {**self.measure(lite), "before training": round(first, 4)}
 
-    def ptq(self) -> dict[str, Any]:
-        """The best calibration by the fake-quantized model's accuracy on the validation split."""
+    def quantize_post_training(self) -> dict[str, Any]:
+        """Chooses the calibration with the best accuracy on the validation split, then converts."""
         import kdtflite
         from kdtflite.quantization.calibration import CALIBRATIONS
 
         validation = self.dataset.validation
         found = []
         for name in CALIBRATIONS:
-            aware = kdtflite.quantize_aware(self.model(), self.calibration, calibration=name)
+            aware = kdtflite.quantize_aware(self.load_model(), self.calibration, calibration=name)
             logits = aware.predict(validation.x, batch_size=500, verbose=0)
             accuracy = float((logits.argmax(axis=1) == validation.y).mean())
             found.append((accuracy, name, aware))
         _, name, aware = max(found, key=lambda entry: entry[0])
         lite = kdtflite.convert(aware, self.calibration, progress=False)
-        return {**self.measured(lite), "calibration": name}
+        return {**self.measure(lite), "calibration": name}
 
-    def qat(self, *, distilled: bool) -> dict[str, Any]:
-        """kdtflite's quantization-aware training, by hard labels or by the float model too."""
+    def train_aware(self, *, distilled: bool) -> dict[str, Any]:
+        """Trains quantization-aware, on hard labels alone or with the float model as teacher."""
         import kdtflite
 
-        model = self.model()
+        model = self.load_model()
         aware = kdtflite.quantize_aware(model, self.calibration)
         test = self.dataset.test
         options = {"losses": [kdtflite.losses.SoftTargets(temperature=1.0)]} if distilled else {}
@@ -255,10 +257,10 @@ class Row:
         first = float((logits.argmax(axis=1) == test.y).mean())
         self.fit(trained, self.setting.qat_epochs)
         lite = kdtflite.convert(aware, self.calibration, progress=False)
-        return {**self.measured(lite), "before training": round(first, 4)}
+        return {**self.measure(lite), "before training": round(first, 4)}
 
-    def measured(self, lite: Any) -> dict[str, Any]:
-        """Runs a file over the test split and times it."""
+    def measure(self, lite: Any) -> dict[str, Any]:
+        """Evaluates a file on the test split and times it."""
         import kdtflite
 
         test = self.dataset.test
@@ -271,8 +273,8 @@ class Row:
         }
 
 
-def write(work: Path, path: Path) -> None:
-    """Writes the table of what is done so far."""
+def write_table(work: Path, path: Path) -> None:
+    """Writes the table of the results so far."""
     rows: dict[str, Any] = {}
     for row in ROWS:
         for method in METHODS:
@@ -286,16 +288,16 @@ def write(work: Path, path: Path) -> None:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """Returns the results as one table a data set."""
+    """Returns the results as one table per data set."""
     machine = result["machine"]
-    lines = ["# Quantization beside its peers", ""]
+    lines = ["# Quantization compared with its peers", ""]
     lines.append(
         f"`python benchmarks/quantization_peers.py`, on {machine['cpu']}, "
-        f"{machine['cores']} cores, LiteRT {machine['litert']}. Accuracy is of"
+        f"{machine['cores']} cores, LiteRT {machine['litert']}. Accuracy is that of"
     )
     lines.append("the file, in percent, mean (and standard deviation) over the seeds. The three")
-    lines.append("trainings take the same steps from the same float weights; before training: the")
-    lines.append("accuracy of the model just wrapped.")
+    lines.append("trainings take the same steps from the same float weights. before training: the")
+    lines.append("accuracy right after wrapping.")
     for row, methods in result["rows"].items():
         made = ROWS[row]
         augmented = ", with shifts and flips" if made.augmentation else ""
@@ -303,11 +305,11 @@ def as_markdown(result: dict[str, Any]) -> str:
         lines += ["", f"## {row}, {made.architecture}: {trained}", ""]
         lines.append("| | accuracy | before training | bytes | p50 | minutes | seeds |")
         lines.append("|---|---|---|---|---|---|---|")
-        lines += [line_of(method, runs) for method, runs in methods.items()]
+        lines += [format_line(method, runs) for method, runs in methods.items()]
     return "\n".join(lines) + "\n"
 
 
-def line_of(method: str, runs: list[dict[str, Any]]) -> str:
+def format_line(method: str, runs: list[dict[str, Any]]) -> str:
     done = [run for run in runs if "accuracy" in run]
     if not done:
         return f"| {method} | {runs[0]['error'][:60]} | | | | | {len(runs)} |"

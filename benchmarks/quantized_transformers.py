@@ -1,11 +1,12 @@
-"""Two small transformers, distilled, and quantization-aware inside their attention.
+"""Measures two small transformers, distilled and quantized inside their attention.
 
-    python benchmarks/quantized_transformers.py --data shared/data      # goes on where it stopped
-    python benchmarks/quantized_transformers.py --data shared/data --quick    # does it all work?
+    python benchmarks/quantized_transformers.py --data shared/data      # resumes where it stopped
+    python benchmarks/quantized_transformers.py --data shared/data --quick    # a short check
 
-A ViT on Fashion-MNIST and a BERT-like classifier on SST-2. Of each: a float student trained on the
-labels, the same distilled, and three integer files of the distilled one: by the converter's
-post-training quantization, by kdtflite's, and by kdtflite's quantization-aware distillation.
+The models are a ViT on Fashion-MNIST and a BERT-like classifier on SST-2. For each there are a
+float student trained on the labels, a distilled one, and three integer files of the distilled one:
+by the converter's post-training quantization, by kdtflite's, and by kdtflite's quantization-aware
+distillation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from kdtflite.errors import NotFullyIntegerError
 from kdtflite.evaluation.machine import describe_machine
-from kdtflite.files import staged, write_json, write_text
+from kdtflite.files import write_atomically, write_json, write_text
 from kdtflite.progress import say
 
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "quantized_transformers.json"
@@ -44,13 +45,17 @@ METHODS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of fashion_mnist.npz and sst2.npz")
+    parser.add_argument("--data", type=Path, help="folder with fashion_mnist.npz and sst2.npz")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="few samples, results kept apart")
+    parser.add_argument(
+        "--quick", action="store_true", help="use few samples and a separate work folder"
+    )
     work = Path(tempfile.gettempdir()) / "kdtflite_transformers"
-    parser.add_argument("--work", type=Path, default=work, help="what is kept")
-    parser.add_argument("--json", type=Path, default=RESULT, help="the table goes beside as .md")
+    parser.add_argument("--work", type=Path, default=work, help="folder of the results")
+    parser.add_argument(
+        "--json", type=Path, default=RESULT, help="the result; its table is written next to it"
+    )
     arguments = parser.parse_args()
     work, path = arguments.work, arguments.json
     if arguments.quick:
@@ -66,8 +71,8 @@ def main() -> None:
                 row = row or Row(arguments.data, work, name, arguments.quick)
                 write_json(result, row.run(method, seed), overwrite=True)
                 say(f"{name}, seed {seed}, {method}: {result.read_text()}")
-                write(work, path)
-    write(work, path)
+                write_table(work, path)
+    write_table(work, path)
     print(path.with_suffix(".md").read_text(), end="")
 
 
@@ -77,7 +82,7 @@ class Row:
     def __init__(self, data: Path | None, work: Path, name: str, quick: bool) -> None:
         from transformer_cases import CASES
 
-        self.case = shortened(CASES[name](data)) if quick else CASES[name](data)
+        self.case = shorten(CASES[name](data)) if quick else CASES[name](data)
         self.folder = work / name
         x = self.case.train.x
         chosen = np.random.default_rng(0).permutation(len(x))[:CALIBRATION]
@@ -91,9 +96,9 @@ class Row:
 
         keras.backend.clear_session()
         if method != "float, hard labels":
-            self.teacher()  # its training is not this row's
+            self.train_teachers()  # not part of this row's time
         started = time.monotonic()
-        model = self.student(seed, distilled=method != "float, hard labels")
+        model = self.train_student(seed, distilled=method != "float, hard labels")
         target = "float32" if method.startswith("float") else "int8"
         result: dict[str, Any] = {}
         if method.startswith("kdtflite"):
@@ -103,49 +108,49 @@ class Row:
             result["aware"] = sum(layer.how != "calibrated" for layer in layers)
         if method == "kdtflite QAT, distilled":
             self.train(
-                model, self.case.qat_rate, self.case.qat_epochs, seed, teacher=self.teacher()
+                model, self.case.qat_rate, self.case.qat_epochs, seed, teacher=self.train_teachers()
             )
         result["minutes"] = round((time.monotonic() - started) / 60, 1)
-        return {**result, **self.measured(model, target)}
+        return {**result, **self.measure(model, target)}
 
-    def student(self, seed: int, *, distilled: bool) -> Any:
-        """Returns the float student, from the work folder where it is."""
+    def train_student(self, seed: int, *, distilled: bool) -> Any:
+        """Returns the float student; loads it if it is in the work folder."""
         student = self.case.student
-        teacher = self.teacher() if distilled else None
+        teacher = self.train_teachers() if distilled else None
         name = f"{seed}/distilled" if distilled else f"{seed}/hard_labels"
-        return self.kept(name, student, seed, teacher)
+        return self.load_or_train(name, student, seed, teacher)
 
-    def teacher(self) -> list[Any]:
-        """Returns the teachers, from the work folder where they are."""
-        return [self.kept(f"teacher{i}", t, 0) for i, t in enumerate(self.case.teachers)]
+    def train_teachers(self) -> list[Any]:
+        """Returns the teachers; loads them if they are in the work folder."""
+        return [self.load_or_train(f"teacher{i}", t, 0) for i, t in enumerate(self.case.teachers)]
 
-    def kept(self, name: str, teaching: Any, seed: int, teacher: Any = None) -> Any:
-        """Returns a model, trained or with the weights that lie in the work folder."""
+    def load_or_train(self, name: str, training: Any, seed: int, teacher: Any = None) -> Any:
+        """Returns a trained model; loads its weights if they are in the work folder."""
         import tf_keras as keras
 
         import kdtflite
 
         keras.utils.set_random_seed(seed)
-        model = teaching.build()
-        # Weights alone: Keras 2 cannot load all graphs with TensorFlow operations that it saves.
+        model = training.build()
+        # Only weights: Keras 2 saves graphs with TensorFlow operations that it cannot load.
         path = self.folder / f"{name}.weights.h5"
         if path.is_file():
             model.load_weights(path)
             return model
-        self.train(model, teaching.rate, teaching.epochs, seed, teacher)
+        self.train(model, training.rate, training.epochs, seed, teacher)
         accuracy = kdtflite.evaluate(model, self.case.test, progress=False).accuracy
         write_json(self.folder / f"{name}.json", {"accuracy": accuracy}, overwrite=True)
-        with staged(path) as file:
+        with write_atomically(path) as file:
             model.save_weights(file)
         say(f"{self.folder.name}: {name} {accuracy:.4f}")
         return model
 
     def train(self, model: Any, rate: float, epochs: int, seed: int, teacher: Any = None) -> None:
-        """Trains on augmented views, from the labels and, where one is given, a teacher."""
+        """Trains on augmented views with the labels and, if given, a teacher."""
         from distillation_methods import compile_plainly
 
         import kdtflite
-        from kdtflite.data.batches import steps_an_epoch, training_batches
+        from kdtflite.data.batches import steps_per_epoch, training_batches
 
         case = self.case
         soft = [kdtflite.losses.SoftTargets(temperature=case.temperature)]
@@ -155,15 +160,15 @@ class Row:
             losses=[] if teacher is None else soft,
             hard_label_weight=1.0 if teacher is None else 0.5,
         )
-        steps = steps_an_epoch(case.train, case.batch)
+        steps = steps_per_epoch(case.train, case.batch)
         compile_plainly(distiller, rate, epochs * steps)
         batches = training_batches(
             case.train, batch_size=case.batch, epochs=epochs, seed=seed, augmentation=case.augment
         )
         distiller.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0)
 
-    def measured(self, model: Any, target: str) -> dict[str, Any]:
-        """Runs the model and its file over the test split."""
+    def measure(self, model: Any, target: str) -> dict[str, Any]:
+        """Evaluates the model and its file on the test split."""
         import kdtflite
 
         of_model = kdtflite.evaluate(model, self.case.test, progress=False)
@@ -179,12 +184,12 @@ class Row:
             "file": round(of_file.accuracy, 4),
             "same": round(same, 4),
             "bytes": len(lite.content),
-            "proven": target == "int8" or None,  # convert raises where it is not
+            "proven": target == "int8" or None,  # otherwise convert raises
         }
 
 
-def shortened(case: Any) -> Any:
-    """Returns the case with a few samples and one epoch of everything."""
+def shorten(case: Any) -> Any:
+    """Returns the case with few samples and one epoch per training."""
     from kdtflite.data import Split
 
     return dataclasses.replace(
@@ -197,8 +202,8 @@ def shortened(case: Any) -> Any:
     )
 
 
-def write(work: Path, path: Path) -> None:
-    """Writes the table of what is done so far."""
+def write_table(work: Path, path: Path) -> None:
+    """Writes the table of the results so far."""
     rows: dict[str, Any] = {}
     for name in ROWS:
         teachers = [
@@ -218,7 +223,7 @@ def write(work: Path, path: Path) -> None:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """Returns the results as one table a task."""
+    """Returns the results as one table per task."""
     machine = result["machine"]
     lines = ["# Small transformers, fully integer", ""]
     lines.append(
@@ -226,24 +231,20 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"cores, LiteRT {machine['litert']}."
     )
     lines.append("Accuracy in percent on the test split, mean (and standard deviation) over seeds.")
-    lines.append(
-        "Integer files are of the distilled student. same: share of the samples that model"
-    )
-    lines.append(
-        "and file put in the same class. aware: layers that are trained quantization-aware"
-    )
-    lines.append("or folded into such ones.")
+    lines.append("Integer files come from the distilled student. same: samples that model and file")
+    lines.append("put in the same class. aware: layers that are trained quantization-aware")
+    lines.append("or folded into such layers.")
     for name, row in result["rows"].items():
         teachers = ", ".join(f"{100 * accuracy:.2f}" for accuracy in row["teachers"])
-        lines += ["", f"## {ROWS[name]}", "", f"Taught by: {teachers}.", ""]
+        lines += ["", f"## {ROWS[name]}", "", f"Accuracy of the teachers: {teachers}.", ""]
         lines.append("| | model | file | same | bytes | aware | proven integer | minutes | seeds |")
         lines.append("|---|---|---|---|---|---|---|---|---|")
-        lines += [line_of(method, runs) for method, runs in row["methods"].items()]
+        lines += [format_line(method, runs) for method, runs in row["methods"].items()]
     return "\n".join(lines) + "\n"
 
 
-def line_of(method: str, runs: list[dict[str, Any]]) -> str:
-    def percent(key: str) -> str:
+def format_line(method: str, runs: list[dict[str, Any]]) -> str:
+    def format_percent(key: str) -> str:
         values = [100 * run[key] for run in runs if key in run]
         if not values:
             return "–"
@@ -255,7 +256,15 @@ def line_of(method: str, runs: list[dict[str, Any]]) -> str:
     proven = {True: "yes", False: "**no**", None: "–"}[first["proven"]]
     size = f"{first['bytes']:,}" if "bytes" in first else "–"
     minutes = f"{statistics.mean(run['minutes'] for run in runs):.1f}"
-    cells = [method, percent("model"), percent("file"), percent("same"), size, aware, proven]
+    cells = [
+        method,
+        format_percent("model"),
+        format_percent("file"),
+        format_percent("same"),
+        size,
+        aware,
+        proven,
+    ]
     return f"| {' | '.join([*cells, minutes, str(len(runs))])} |"
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/two_workers.py digits
 
-The two workers are processes over loopback, each with half of every batch. Runs lie in a folder of
-their own and go on where they were stopped. Writes docs/benchmarks/two_workers.json and .md; exits
-with 1 if an accuracy of the two workers is more than half a point from the single worker's.
+The two workers are processes on loopback, each with half of every batch. Each run has its own
+folder and resumes where it stopped. The result is written to docs/benchmarks/two_workers.json and
+.md. The exit code is 1 if an accuracy of the two workers differs by more than half a point from the
+single worker's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from kdtflite.evaluation.machine import describe_machine
 from kdtflite.files import write_json, write_text
-from kdtflite.runtime import versions
+from kdtflite.runtime import list_versions
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 LARGEST = 0.005
@@ -42,17 +43,17 @@ def main() -> int:
             run([*command, "--output", str(folder)], workers)
             reports.append(json.loads((folder / "report.json").read_text()))
         rows += compare(seed, *reports)
-    means = {key: mean_of(rows, key) for key in dict.fromkeys(row["key"] for row in rows)}
+    means = {key: average(rows, key) for key in dict.fromkeys(row["key"] for row in rows)}
     result = {
         "recipe": reports[0]["name"],
         "machine": describe_machine(),
-        "versions": versions(),
+        "versions": list_versions(),
         "rows": rows,
         "means": means,
     }
     write_json(DOCS / "two_workers.json", result, overwrite=True)
-    write_text(DOCS / "two_workers.md", markdown(result), overwrite=True)
-    print(markdown(result))
+    write_text(DOCS / "two_workers.md", as_markdown(result), overwrite=True)
+    print(as_markdown(result))
     return 0 if all(abs(mean["difference"]) <= LARGEST for mean in means.values()) else 1
 
 
@@ -69,10 +70,10 @@ def run(arguments: list[str], workers: int) -> None:
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-m", "kdtflite.cli", "run", *arguments],
+                [sys.executable, "-m", "kdtflite", "run", *arguments],
                 env={**os.environ, "TF_CONFIG": json.dumps(config)},
                 stdout=subprocess.DEVNULL,
-                # Both say the same.
+                # Both print the same.
                 stderr=None if index == 0 else subprocess.DEVNULL,
             )
         )
@@ -82,7 +83,7 @@ def run(arguments: list[str], workers: int) -> None:
 
 
 def compare(seed: int, one: dict[str, Any], two: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the accuracy of every model of a seed, by one worker and by two."""
+    """Returns the accuracy of every model of a seed, with one worker and with two."""
     return [
         {
             "seed": seed,
@@ -95,23 +96,23 @@ def compare(seed: int, one: dict[str, Any], two: dict[str, Any]) -> list[dict[st
     ]
 
 
-def mean_of(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
-    """Returns the mean over the seeds of what was measured of a model."""
+def average(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
+    """Returns a model's mean accuracies and difference over the seeds."""
     own = [row for row in rows if row["key"] == key]
     return {name: sum(row[name] for row in own) / len(own) for name in ("one", "two", "difference")}
 
 
-def markdown(result: dict[str, Any]) -> str:
+def as_markdown(result: dict[str, Any]) -> str:
     """Returns the result as a table."""
     seeds = list(dict.fromkeys(row["seed"] for row in result["rows"]))
     lines = [
         "# Two workers against one",
         "",
         f"Recipe {result['recipe']}, seeds {', '.join(map(str, seeds))}: test accuracy in %, mean "
-        "over the seeds; two processes over loopback, the same global batches. "
-        "`python benchmarks/two_workers.py digits` makes it again.",
+        "over the seeds; two processes on loopback, the same global batches. "
+        "`python benchmarks/two_workers.py digits` repeats it.",
         "",
-        "| model | one worker | two workers | difference, points | of each seed |",
+        "| model | one worker | two workers | difference, points | per seed |",
         "| --- | ---: | ---: | ---: | --- |",
     ]
     for key, mean in result["means"].items():

@@ -1,4 +1,4 @@
-"""kdtflite: from a big Keras teacher to a small, proven full-integer .tflite.
+"""kdtflite: from a large Keras teacher to a small, proven full-integer .tflite.
 
 The public names are imported when first used: `import kdtflite` costs milliseconds.
 """
@@ -17,5 +17,5 @@ except metadata.PackageNotFoundError:  # a checkout that is not installed (tools
 # Before anything imports TensorFlow, which reads its verbosity from the environment.
 quiet_tensorflow()
 
-# Names and their modules stand in __init__.pyi; each is imported when it is first used.
+# __init__.pyi lists the names and their modules; each is imported when it is first used.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""What kdtflite raises: one base class, and a kind for each thing that can be wrong.
+"""The errors of kdtflite: one base class, and one subclass for each kind of fault.
 
 A message says what was expected, what was received and what to do. The command line prints
 it without a traceback and exits with code 2.
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from kdtflite.text import escape_controls
+
 __all__ = [
+    "PARSER_FAULTS",
     "ConfigurationError",
     "ConversionError",
     "DataError",
@@ -18,14 +21,31 @@ __all__ = [
     "NotFullyIntegerError",
     "OutputExistsError",
     "ShapeMismatchError",
+    "TrainingError",
     "UnsupportedModelError",
     "choose",
-    "one_line",
+    "to_line",
 ]
+
+PARSER_FAULTS = (
+    ValueError,  # and UnicodeDecodeError
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
+"""What a library that parses a file raises where the file is wrong, beside its own errors."""
 
 
 class KdtfliteError(Exception):
     """Base of every error that kdtflite raises on purpose."""
+
+    def __str__(self) -> str:
+        # Names of layers, tensors and labels come from files: a terminal must not obey them.
+        return escape_controls(super().__str__())
 
 
 class ConfigurationError(KdtfliteError, ValueError):
@@ -33,7 +53,7 @@ class ConfigurationError(KdtfliteError, ValueError):
 
 
 class DataError(KdtfliteError, ValueError):
-    """Data of the wrong shape, dtype, range or number, or a file that holds none."""
+    """Data of the wrong shape, dtype, range or number, or a file without data."""
 
 
 class ShapeMismatchError(KdtfliteError, ValueError):
@@ -41,11 +61,15 @@ class ShapeMismatchError(KdtfliteError, ValueError):
 
 
 class ModelFileError(KdtfliteError, ValueError):
-    """A model file is missing, damaged, of another format, or not to be trusted."""
+    """A model file is missing, damaged, of another format, or would run code."""
 
 
 class UnsupportedModelError(KdtfliteError, TypeError):
-    """A model is sound, but of a kind that this step cannot take."""
+    """A model is sound, but this step does not support its kind."""
+
+
+class TrainingError(KdtfliteError, RuntimeError):
+    """A training cannot go on: its loss, its weights or its gradients are no longer finite."""
 
 
 class ConversionError(KdtfliteError, RuntimeError):
@@ -57,16 +81,16 @@ class NotFullyIntegerError(ConversionError):
 
 
 class OutputExistsError(KdtfliteError, FileExistsError):
-    """A file or folder is in the way and nothing said to overwrite it."""
+    """A file or folder exists already and may not be overwritten."""
 
 
 def choose(name: str, valid: Iterable[str], *, what: str) -> str:
-    """Returns `name` if it is among `valid`, else raises with the valid ones and the nearest.
+    """Returns `name` if it is among `valid`; else the error lists them and suggests the nearest.
 
     Args:
-        name: What the user wrote.
-        valid: The names there are.
-        what: What they name, for the message ("recipe", "target").
+        name: The name that the user wrote.
+        valid: All valid names.
+        what: The kind of thing they name, for the message ("recipe", "target").
 
     Raises:
         ConfigurationError: `name` is not among `valid`.
@@ -81,6 +105,6 @@ def choose(name: str, valid: Iterable[str], *, what: str) -> str:
     )
 
 
-def one_line(error: BaseException) -> str:
-    """Returns an error's message on one line, without the full stop at its end."""
+def to_line(error: BaseException) -> str:
+    """Returns an error's message on one line, without its final period."""
     return " ".join(str(error).split()).rstrip(".")

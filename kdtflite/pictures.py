@@ -1,4 +1,4 @@
-"""Drawings written as pictures, whole or not at all."""
+"""Figures saved as picture files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kdtflite.errors import choose
 from kdtflite.files import refuse_existing, write_bytes
+from kdtflite.text import escape_controls
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +23,12 @@ _DPI = 150
 def check_picture(
     path: str | os.PathLike[str], *, overwrite: bool, option: str = "overwrite=True"
 ) -> Path:
-    """Returns the path of a picture; refuses one that could not be written.
+    """Returns the path of a picture, or raises if it cannot be written.
 
     Args:
-        path: A file ending in .pdf, .png or .svg.
-        overwrite: Whether it may exist.
-        option: What the user may pass to overwrite, for the message.
+        path: A file that ends in .pdf, .png or .svg.
+        overwrite: Replace an existing file.
+        option: The option that allows it, for the message.
 
     Raises:
         ConfigurationError: The path has another ending.
@@ -38,7 +39,7 @@ def check_picture(
 
 
 def save_picture(ax: Axes, path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Writes the figure that `ax` is in as a picture and returns its path.
+    """Saves the figure of `ax` as a picture and returns its path.
 
     Raises:
         ConfigurationError: The path has another ending.
@@ -51,4 +52,8 @@ def save_picture(ax: Axes, path: str | os.PathLike[str], *, overwrite: bool) -> 
     assert isinstance(figure, Figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lower().removeprefix("."), dpi=_DPI)
-    return write_bytes(path, buffer.getvalue(), overwrite=overwrite)
+    content = buffer.getvalue()
+    if path.suffix.lower() == ".svg":
+        # matplotlib writes control characters of names as they are, which XML does not allow.
+        content = escape_controls(content.decode()).encode()
+    return write_bytes(path, content, overwrite=overwrite)

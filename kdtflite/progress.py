@@ -1,10 +1,10 @@
-"""Progress for whatever takes over a second: a bar on a terminal, a line a step otherwise."""
+"""Progress of long work: a bar on a terminal, otherwise one line every few seconds."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["console", "logged_to", "say", "track"]
+from kdtflite.text import escape_controls
+
+__all__ = ["console", "log_to", "mute", "say", "track"]
 
 T = TypeVar("T")
 
@@ -21,12 +23,15 @@ console = Console(stderr=True)
 
 _SECONDS_BETWEEN_LINES = 5.0
 
-
 _logs: list[Path] = []
+_mutes: list[None] = []
 
 
 def say(message: str) -> None:
     """Prints one line of progress, and appends it to the log files that are open."""
+    if _mutes:
+        return
+    message = escape_controls(message)
     console.print(message, markup=False, highlight=False, soft_wrap=True)
     for log in _logs:
         with open(log, "a") as file:
@@ -34,7 +39,17 @@ def say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def logged_to(path: Path) -> Iterator[None]:
+def mute() -> Iterator[None]:
+    """Drops what is said while the block runs: for work that is tried and thrown away."""
+    _mutes.append(None)
+    try:
+        yield
+    finally:
+        _mutes.pop()
+
+
+@contextlib.contextmanager
+def log_to(path: Path) -> Iterator[None]:
     """Appends every line of progress to the file `path` while the block runs."""
     _logs.append(path)
     try:
@@ -50,15 +65,15 @@ def track(
     total: int | None = None,
     quiet: bool = False,
     bar_only: bool = False,
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yields `items` while showing how many are done.
 
     Args:
-        items: What is worked through.
-        description: What is being done, as the bar's label.
-        total: How many items there are; taken from `len(items)` where it has one.
+        items: The items to work through.
+        description: The label of the bar.
+        total: The number of items; `len(items)` if it has a length and this is None.
         quiet: Show nothing.
-        bar_only: Show nothing where there is no terminal for a bar.
+        bar_only: Show nothing if there is no terminal for a bar.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -77,7 +92,7 @@ def track(
         return
     last: float | None = None
     for done, item in enumerate(items, start=1):
-        # From the first item on: getting ready (a process that starts) is no step of the work.
+        # From the first item on, so that preparation (starting a process) does not count as work.
         last = time.monotonic() if last is None else last
         yield item
         if time.monotonic() - last > _SECONDS_BETWEEN_LINES:

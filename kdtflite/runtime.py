@@ -10,10 +10,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["import_tfmot", "quiet_native_stderr", "quiet_tensorflow", "versions"]
+__all__ = ["import_tfmot", "list_versions", "quiet_native_stderr", "quiet_tensorflow"]
 
-# What TensorFlow and LiteRT say in C++ that is no use to anyone: informations and warnings of
-# absl, the delegate's greeting, and the CUDA factories that register twice.
+# Lines that TensorFlow and LiteRT print from C++ and that help nobody: absl's information and
+# warnings, the delegate's greeting, and the CUDA factories that register twice.
 _CHATTER = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
     rb"|[IW]\d{4} [\d:.]+\s+\d+ \S+:\d+\]"
@@ -27,7 +27,7 @@ _CHATTER = re.compile(
 def quiet_tensorflow() -> None:
     """Silences TensorFlow's and absl's start-up lines; has an effect before the first import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TFMOT and the converter log through absl at import; only errors are worth a user's time.
+    # TFMOT and the converter log through absl at import; only their errors matter to a user.
     import logging
 
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -40,15 +40,15 @@ def quiet_native_stderr() -> Iterator[None]:
 
     No setting reaches these lines: they are written to file descriptor 2 before absl's logging
     is initialized, or by loggers without a switch. So descriptor 2 becomes a pipe whose lines
-    are filtered, while Python's own stderr goes on straight to where it went. For a program's
-    entry point; a library must not do this to its user's process.
+    are filtered, while Python's own stderr still writes directly to its destination. For the
+    entry point of a program; a library must not do this to its user's process.
     """
     quiet_tensorflow()
     try:
         ours = sys.stderr.fileno() == 2
     except (AttributeError, OSError, ValueError):
         ours = False
-    if not ours:  # captured or closed: somebody else decides
+    if not ours:  # captured or closed by somebody else
         yield
         return
     python_stderr = sys.stderr
@@ -65,7 +65,7 @@ def quiet_native_stderr() -> Iterator[None]:
         errors="backslashreplace",
         closefd=False,
     )
-    filtering = threading.Thread(target=_pass_on, args=(reading, real), daemon=True)
+    filtering = threading.Thread(target=_filter_lines, args=(reading, real), daemon=True)
     filtering.start()
     try:
         yield
@@ -73,11 +73,11 @@ def quiet_native_stderr() -> Iterator[None]:
         sys.stderr.flush()
         sys.stderr = python_stderr
         os.dup2(real, 2)
-        # A child process that outlives us may hold the pipe open: do not wait for it.
+        # A child process that outlives this one may hold the pipe open: do not wait for it.
         filtering.join(timeout=1.0)
 
 
-def _pass_on(reading: int, real: int) -> None:
+def _filter_lines(reading: int, real: int) -> None:
     with open(reading, "rb") as lines:
         for line in lines:
             if not _CHATTER.match(line):
@@ -88,15 +88,15 @@ def _pass_on(reading: int, real: int) -> None:
 def import_tfmot() -> Any:
     """Imports tensorflow_model_optimization and leaves the user's `tf.keras` as it was.
 
-    On import TFMOT sets TF_USE_LEGACY_KERAS=1 for the whole process and touches `tf.keras`, which
-    then is Keras 2 for good: a user who touches it afterwards would silently get that.
+    On import TFMOT sets TF_USE_LEGACY_KERAS=1 for the whole process and uses `tf.keras`, which
+    is then Keras 2 for good: a user of `tf.keras` would silently get Keras 2.
     """
     import tensorflow as tf
     import tf_keras
 
     name = "TF_USE_LEGACY_KERAS"
     before = os.environ.get(name)
-    lazy = tf.keras  # decides which Keras it is when an attribute is asked for, and keeps to it
+    lazy = tf.keras  # chooses its Keras at the first access to an attribute, once
     try:
         tf.keras = tf_keras
         import tensorflow_model_optimization as tfmot
@@ -109,8 +109,8 @@ def import_tfmot() -> Any:
     return tfmot
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of everything that shapes a result, without importing any of it."""
+def list_versions() -> dict[str, str]:
+    """Returns the versions of all packages that affect results, without importing them."""
     import platform
     from importlib import metadata
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from kdtflite.text import escape_controls
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -12,12 +14,13 @@ __all__ = ["as_text"]
 
 
 def as_text(table: RenderableType, *, width: int = 100) -> str:
-    """Returns what rich would print, as plain text without colours."""
+    """Returns what rich would print, as plain text without colors or control characters."""
     from rich.console import Console
 
-    # A plain buffer: no colours, and the width does not depend on somebody's terminal. In a
-    # notebook rich would show the table by itself, at once.
+    # A plain buffer has no colors, and its width does not depend on the terminal. Without
+    # force_jupyter=False, rich would display the table in a notebook at once.
     buffer = io.StringIO()
     console = Console(file=buffer, width=width, force_jupyter=False)
     console.print(table, highlight=False)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+    lines = (line.rstrip() for line in buffer.getvalue().split("\n"))
+    return escape_controls("\n".join(lines).rstrip("\n"))

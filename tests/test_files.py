@@ -7,7 +7,26 @@ import os
 import pytest
 
 from kdtflite.errors import KdtfliteError, OutputExistsError
-from kdtflite.files import refuse_existing, sha256, staged, write_bytes, write_json, write_text
+from kdtflite.files import (
+    read_json,
+    refuse_existing,
+    sha256,
+    write_atomically,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"\0" * 9, b"[" * 100_000])
+def test_a_missing_or_damaged_json_file_has_no_value(tmp_path, content):
+    path = tmp_path / "value.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert read_json(path) is None
+    write_json(path, {"a": [1, None]}, overwrite=True)
+    assert read_json(path) == {"a": [1, None]}
+    assert read_json(tmp_path) is None  # a folder
 
 
 def names(folder):
@@ -16,7 +35,7 @@ def names(folder):
 
 def test_a_file_appears_when_the_block_is_done(tmp_path):
     target = tmp_path / "new" / "model.bin"
-    with staged(target) as temporary:
+    with write_atomically(target) as temporary:
         temporary.write_bytes(b"half")
         assert not target.exists()
         assert temporary.parent.parent == target.parent  # the same disk: the rename is atomic
@@ -27,7 +46,7 @@ def test_a_file_appears_when_the_block_is_done(tmp_path):
 def test_a_folder_appears_when_the_block_is_done_and_replaces_the_old_one(tmp_path):
     target = tmp_path / "run"
     for content in ("one", "two"):
-        with staged(target, overwrite=True) as temporary:
+        with write_atomically(target, overwrite=True) as temporary:
             temporary.mkdir()
             (temporary / content).touch()
         assert names(target) == [content]
@@ -36,11 +55,11 @@ def test_a_folder_appears_when_the_block_is_done_and_replaces_the_old_one(tmp_pa
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_block_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path, error, kind):
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error, kind):
     target = tmp_path / "model.bin"
     target.write_text("old")
     raised = KdtfliteError if error is OSError else error
-    with pytest.raises(raised), staged(target, overwrite=True) as temporary:  # noqa: PT012
+    with pytest.raises(raised), write_atomically(target, overwrite=True) as temporary:  # noqa: PT012
         if kind == "file":
             temporary.write_text("half of the ne")
         else:
@@ -62,18 +81,18 @@ def test_a_rename_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(type(target), "replace", fails)
     with (
         pytest.raises(KdtfliteError, match="No space left"),
-        staged(target, overwrite=True) as temporary,
+        write_atomically(target, overwrite=True) as temporary,
     ):
         temporary.mkdir()
     assert names(target) == ["old"]
 
 
-def test_nothing_is_overwritten_unless_said(tmp_path):
+def test_nothing_is_overwritten_without_permission(tmp_path):
     target = tmp_path / "model.bin"
     target.write_text("old")
     ran = []
     with pytest.raises(OutputExistsError, match=r"exists already\. Pass --force"):  # noqa: SIM117
-        with staged(target, option="--force"):
+        with write_atomically(target, option="--force"):
             ran.append(True)
     assert not ran
     with pytest.raises(OutputExistsError, match="overwrite=True"):
@@ -86,7 +105,7 @@ def test_nothing_is_overwritten_unless_said(tmp_path):
     assert refuse_existing(str(target), overwrite=True, option="") == target
 
 
-def test_a_place_where_nothing_can_be_written_is_said(tmp_path):
+def test_a_place_where_nothing_can_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(KdtfliteError, match=r"Could not write .*Nothing was written there"):
         write_text(tmp_path / "file" / "model.txt", "text")
@@ -99,7 +118,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     target = tmp_path / "model.bin"
     with (  # noqa: PT012
         pytest.raises(KdtfliteError, match="No space left on device"),
-        staged(target) as temporary,
+        write_atomically(target) as temporary,
     ):
         temporary.symlink_to("/dev/full")
         temporary.write_bytes(b"data")

@@ -1,10 +1,10 @@
-"""Companions of TensorFlow leave the user's process as it was."""
+"""The packages around TensorFlow leave the user's process as it was."""
 
 import subprocess
 import sys
 import textwrap
 
-from kdtflite.runtime import versions
+from kdtflite.runtime import list_versions
 
 
 def run(program, **environment):
@@ -72,7 +72,7 @@ def test_importing_kdtflite_imports_no_tensorflow():
 
 
 def test_versions_are_those_installed():
-    found = versions()
+    found = list_versions()
     assert found["python"].startswith("3.")
     assert found["tensorflow"].startswith("2.")
     assert "not installed" not in found.values()

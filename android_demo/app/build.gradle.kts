@@ -33,7 +33,7 @@ android {
         jvmTarget = "1.8"
     }
 
-    // The interpreter maps the model into memory, which a compressed entry cannot be.
+    // The interpreter maps the model into memory, which does not work with a compressed entry.
     androidResources {
         noCompress += "tflite"
     }

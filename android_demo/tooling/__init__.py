@@ -1,1 +1,1 @@
-"""The steps of the APK's build without Google's SDK, a module each, in the order of their use."""
+"""The steps that build the APK without Google's SDK, one module per step."""

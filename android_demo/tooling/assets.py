@@ -16,22 +16,24 @@ def write_assets(model: Path, golden: Path | None, folder: Path) -> None:
 
     Args:
         model: The `.tflite`.
-        golden: Vectors that `kdtflite golden` wrote of it. None makes them, of random inputs.
-        folder: Where to.
+        golden: Its golden vectors, written by `kdtflite golden`. None makes
+            them from random inputs.
+        folder: The target folder.
 
     Raises:
-        BuildError: No such file, no model, or vectors of another model.
+        BuildError: The file does not exist or is not a model, or the vectors belong to another
+            model.
     """
     import hashlib
     import json
 
     from kdtflite import KdtfliteError, golden_vectors
-    from kdtflite.litemodel import LiteModel
+    from kdtflite.lite.model import LiteModel
 
     if not model.is_file():
         raise BuildError(
-            f"Expected a .tflite. Received: {model}, where there is no file. Make one with "
-            "'kdtflite run mnist', or leave out MODEL for the one that comes with the project."
+            f"Expected a .tflite file. Received: {model}, where there is no file. Make one with "
+            "'kdtflite run mnist', or omit MODEL to use the one that comes with the project."
         )
     try:
         lite = LiteModel.load(model)
@@ -41,8 +43,8 @@ def write_assets(model: Path, golden: Path | None, folder: Path) -> None:
             text = golden.read_text(encoding="utf-8")
             if json.loads(text)["model"]["sha256"] != hashlib.sha256(lite.content).hexdigest():
                 raise BuildError(
-                    f"Expected golden vectors of {model}. Received: {golden}, which is of a file "
-                    f"with other bytes. Write them anew: kdtflite golden {model} -o {golden}"
+                    f"Expected golden vectors of {model}. Received: {golden}, which belong to a "
+                    f"file with other bytes. Write them again: kdtflite golden {model} -o {golden}"
                 )
     except KdtfliteError as refused:
         raise BuildError(f"{model} cannot come with the app. {refused}") from refused

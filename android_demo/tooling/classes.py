@@ -1,4 +1,4 @@
-"""Kotlin becomes classes, tested, and one dex."""
+"""Compiles and tests the Kotlin code, and makes one dex file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def compile_and_test(
 
     Args:
         build: The build folder.
-        cases: Files that the tests run on the native library. None runs no test.
-        drawings: Drawings with Python's images of them, or None.
-        screens: Whether the screens are tested too, on Robolectric.
+        cases: Folder of files that the tests run on the native library. None skips the tests.
+        drawings: Drawings with the images that Python makes of them, or None.
+        screens: Whether to test the screens too, on Robolectric.
     """
     options = [f"-Ddemo.build={build}"]
     if cases is None:
@@ -36,38 +36,38 @@ def compile_and_test(
 
 
 def dex(build: Path) -> Path:
-    """Shrinks all classes into one dex and returns it."""
+    """Shrinks all classes into one dex file and returns its path."""
     folder = build / "dex"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    artefacts, classes = build / "artefacts", build / "classes"
+    artifacts, classes = build / "artifacts", build / "classes"
     inputs = [
         *sorted(build.glob("maven/*/*.jar")),
         *sorted(classes.glob("*.jar")),
-        *sorted(artefacts.glob("kotlin-stdlib-*.jar")),
-        *sorted(artefacts.glob("tensorflow-lite-metadata-*.jar")),
-        *sorted(artefacts.glob("flatbuffers-java-*.jar")),
+        *sorted(artifacts.glob("kotlin-stdlib-*.jar")),
+        *sorted(artifacts.glob("tensorflow-lite-metadata-*.jar")),
+        *sorted(artifacts.glob("flatbuffers-java-*.jar")),
     ]
-    (r8,) = artefacts.glob("r8-*.jar")
-    (android,) = artefacts.glob("android-all-*.jar")
+    (r8,) = artifacts.glob("r8-*.jar")
+    (android,) = artifacts.glob("android-all-*.jar")
     run(
         *("java", "-cp", r8, "com.android.tools.r8.R8", "--release", "--min-api", "24"),
-        *("--lib", android, "--lib", _java(build), "--output", folder),
+        *("--lib", android, "--lib", _extract_java(build), "--output", folder),
         *("--pg-conf", build / "resources" / "views.pro"),
         *("--pg-conf", _ROOT / "app" / "proguard-rules.pro"),
         *inputs,
-        failure="R8 cannot make the dex",
+        failure="R8 cannot make the dex file",
     )
     made = sorted(folder.glob("*.dex"))
     if [path.name for path in made] != ["classes.dex"]:
-        raise BuildError(f"Expected one dex. Received: {[path.name for path in made]}.")
+        raise BuildError(f"Expected one dex file. Received: {[path.name for path in made]}.")
     return made[0]
 
 
-def _java(build: Path) -> Path:
-    """Returns java.*, which android-all does not have, out of the JDK.
+def _extract_java(build: Path) -> Path:
+    """Returns a jar of the JDK's java.*, which android-all lacks.
 
-    R8 takes a whole JDK too, and twenty seconds for it.
+    R8 accepts a whole JDK too, but then takes twenty seconds.
     """
     made = build / "java.jar"
     if not made.exists():
@@ -83,7 +83,7 @@ def _java(build: Path) -> Path:
         part = build / "java.jar.part"
         run(
             *("jar", "--create", "--no-compress", "--file", part, "-C", folder / "classes", "."),
-            failure="The JDK's classes cannot be laid into a jar",
+            failure="The JDK's classes cannot be packed into a jar",
         )
         part.rename(made)
         shutil.rmtree(folder)

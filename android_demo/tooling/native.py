@@ -1,8 +1,8 @@
-"""The APK's native library for x86_64, made to run on this machine's JVM.
+"""Makes the APK's native library for x86_64 run on this machine's JVM.
 
-It is Android's: it asks for bionic's libraries, with bionic's symbol versions. Its bytes of code
-stay as they are; only the table of versions is hidden, and what glibc does not have comes from
-`bionic/shim.c`.
+The library is Android's: it needs bionic's libraries, with bionic's symbol versions. Its code
+stays unchanged. Only the table of versions is hidden, and `bionic/shim.c` provides what glibc
+lacks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def build_native(library: Path, folder: Path) -> None:
     """Writes the library and the shim into a folder for the tests' JVM.
 
     Raises:
-        BuildError: This machine is no x86_64 Linux, or the compiler fails.
+        BuildError: This machine does not run Linux on x86_64, or the compiler fails.
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise BuildError(
@@ -33,7 +33,7 @@ def build_native(library: Path, folder: Path) -> None:
             f"{platform.system()} on {platform.machine()}. Build with --skip-tests there."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / library.name).write_bytes(without_versions(library.read_bytes()))
+    (folder / library.name).write_bytes(hide_versions(library.read_bytes()))
     shim = folder / "libbionic.so"
     run(
         *("gcc", "-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-o", shim, _SHIM),
@@ -46,8 +46,8 @@ def build_native(library: Path, folder: Path) -> None:
         link.symlink_to(shim.name)
 
 
-def without_versions(elf: bytes) -> bytes:
-    """Returns a 64-bit ELF file whose dynamic section names no symbol versions."""
+def hide_versions(elf: bytes) -> bytes:
+    """Returns a 64-bit ELF file without the symbol versions of its dynamic section."""
     edited = bytearray(elf)
     (table,) = struct.unpack_from("<Q", elf, 32)
     size, count = struct.unpack_from("<HH", elf, 54)

@@ -1,4 +1,4 @@
-"""The parts become an APK, the same bytes each time, and are signed."""
+"""Packs the APK, with the same bytes each time, and signs it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["ABIS", "sign", "write_apk"]
 
 ABIS = ("arm64-v8a", "armeabi-v7a", "x86", "x86_64")
 PAGE = 16384
-"""Libraries begin at a page's start, for devices with pages of 16 KB too."""
+"""Alignment of the libraries, for devices with 16 KB pages too."""
 
 _STORED = (".so", ".arsc", ".tflite")
 _DATE = (1980, 1, 1, 0, 0, 0)
-# The field that apksigner reads the alignment from, so that it keeps it.
+# apksigner reads the alignment from this field and keeps it.
 _ALIGNMENT_FIELD = 0xD935
 _HEADER = 30  # bytes of an entry's header before its name
 
@@ -26,7 +26,7 @@ _HEADER = 30  # bytes of an entry's header before its name
 def write_apk(
     path: Path, linked: Path, dex: Path, assets: Path, native: Path, abis: Iterable[str]
 ) -> None:
-    """Writes the unsigned APK, whole or not at all, with entries sorted by name."""
+    """Writes the unsigned APK, complete or not at all, with entries sorted by name."""
     entries: dict[str, bytes] = {"classes.dex": dex.read_bytes()}
     with zipfile.ZipFile(linked) as archive:
         entries |= {name: archive.read(name) for name in archive.namelist()}
@@ -41,22 +41,22 @@ def write_apk(
             info.create_system = 0  # the same on every system
             if name.endswith(_STORED):
                 alignment = PAGE if name.endswith(".so") else 4
-                info.extra = _padding(apk.fp.tell() + _HEADER + len(name.encode()), alignment)
+                info.extra = _pad(apk.fp.tell() + _HEADER + len(name.encode()), alignment)
             else:
                 info.compress_type = zipfile.ZIP_DEFLATED
             apk.writestr(info, content)
     os.replace(part, path)
 
 
-def _padding(offset: int, alignment: int) -> bytes:
-    """Returns an extra field after which the content begins at a multiple of `alignment`."""
+def _pad(offset: int, alignment: int) -> bytes:
+    """Returns an extra field after which the content starts at a multiple of `alignment`."""
     fixed = 6  # id, size, alignment
     padding = -(offset + fixed) % alignment
     return struct.pack("<HHH", _ALIGNMENT_FIELD, 2 + padding, alignment) + bytes(padding)
 
 
 def sign(unsigned: Path, apk: Path, keystore: Path) -> str:
-    """Signs with a debug key, made where there is none, and returns the verifier's words."""
+    """Signs with a debug key, creating it if necessary, and returns the verifier's output."""
     if not keystore.exists():
         run(
             *("keytool", "-genkeypair", "-keystore", keystore, "-storetype", "PKCS12"),
@@ -67,8 +67,8 @@ def sign(unsigned: Path, apk: Path, keystore: Path) -> str:
     part = apk.with_name(apk.name + ".part")
     run(
         *("apksigner", "sign", "--ks", keystore, "--ks-pass", "pass:android"),
-        # The app's least version, 24, knows the second scheme: the first, of each file, is not
-        # needed.
+        # The oldest supported API level, 24, knows the second scheme. The first, which signs each
+        # file, is not needed.
         *("--v1-signing-enabled", "false", "--v2-signing-enabled", "true"),
         *("--v3-signing-enabled", "true", "--v4-signing-enabled", "false"),
         *("--min-sdk-version", "24", "--in", unsigned, "--out", part),

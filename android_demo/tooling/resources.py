@@ -1,4 +1,4 @@
-"""Resources and manifest become their binary forms, and R."""
+"""Compiles the resources and the manifest, and generates R."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def link(main: Path, android: Path, build: Path, version: str) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     manifest = work / "AndroidManifest.xml"
-    manifest.write_text(_manifest(main / "AndroidManifest.xml"), encoding="utf-8")
+    manifest.write_text(_complete_manifest(main / "AndroidManifest.xml"), encoding="utf-8")
     run(
         *("aapt2", "compile", "--dir", main / "res", "-o", work / "compiled.zip"),
         failure="The app's resources do not compile",
@@ -57,12 +57,12 @@ def link(main: Path, android: Path, build: Path, version: str) -> Path:
     return linked
 
 
-def _manifest(source: Path) -> str:
-    """What Gradle says in its build file aapt2 wants in the manifest."""
+def _complete_manifest(source: Path) -> str:
+    """Adds what Gradle has in its build file and aapt2 expects in the manifest."""
     text = source.read_text(encoding="utf-8")
     for tag, attribute in (
         ("<manifest ", f'package="{PACKAGE}" '),
-        # Libraries are mapped into memory where they lie in the APK.
+        # Libraries are mapped into memory directly from the APK.
         ("<application\n", '        android:extractNativeLibs="false"\n'),
     ):
         if text.count(tag) != 1:

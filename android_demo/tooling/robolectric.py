@@ -1,4 +1,4 @@
-"""What Robolectric needs to run the app's screens on this machine."""
+"""Prepares what Robolectric needs to run the app's screens on this machine."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from tooling.artefacts import fetch
+from tooling.artifacts import fetch
 
 __all__ = ["prepare_screens"]
 
 
 def prepare_screens(build: Path, linked: Path, assets: Path) -> None:
-    """Lays Android, the app's resources and where they are into the build folder."""
+    """Writes Android, the app's resources and their locations into the build folder."""
     fetch(build / "robolectric-android", "screens")
     folder = build / "robolectric"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    # It reads the app's files out of one archive, as Android does.
+    # It reads the app's files from one archive, as Android does.
     shutil.copyfile(linked, folder / "app.apk")
     with zipfile.ZipFile(folder / "app.apk", "a") as apk:
         for file in sorted(assets.iterdir()):

@@ -1,4 +1,4 @@
-"""Running commands and saying what goes on."""
+"""Runs commands and reports progress."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["BuildError", "run", "step"]
 
 
 class BuildError(Exception):
-    """The build cannot go on; the message says what was expected, what came, what to do."""
+    """The build failed; the message says what was expected, what was received, what to do."""
 
 
 def run(*command: str | Path, failure: str, environment: Mapping[str, str] | None = None) -> str:
-    """Runs a command and returns what it printed; a failure carries its last lines."""
+    """Runs a command and returns its output; an error message ends with the last lines."""
     done = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -35,7 +35,7 @@ def run(*command: str | Path, failure: str, environment: Mapping[str, str] | Non
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Prints what is done and how long it took."""
+    """Prints the step and how long it took."""
     print(f"{text} ...", end=" ", flush=True)
     start = time.monotonic()
     try:

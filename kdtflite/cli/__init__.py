@@ -1,4 +1,4 @@
-"""The command line: one file a command, and nothing heavy imported before a command runs."""
+"""The command line: one file per command; nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from kdtflite.cli import benchmark, convert, evaluate, golden, inspect, layers, recipes, run
-from kdtflite.cli.commands import Commands
+from kdtflite.cli import benchmark, convert, evaluate, golden, inspect, layers, pack, recipes, run
+from kdtflite.cli.commands import Commands, end_on_signals
 from kdtflite.runtime import quiet_native_stderr
 
 __all__ = ["app", "main"]
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: kdtflite run digits",
 )
-for _module in (run, convert, evaluate, benchmark, inspect, layers, golden, recipes):
+for _module in (run, convert, pack, evaluate, benchmark, inspect, layers, golden, recipes):
     app.command(_module.NAME, epilog=_module.EPILOG)(_module.command)
 
 
@@ -38,23 +38,24 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which one."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks, and every line of TensorFlow's.")
+        bool, typer.Option("--debug", help="Show tracebacks, and all output of TensorFlow.")
     ] = False,
 ) -> None:
-    """From a big Keras teacher to a small, proven full-integer .tflite.
+    """From a large Keras teacher to a small, proven full-integer .tflite.
 
-    Results go to stdout, progress to stderr. Exit codes: 0 done, 2 something about the input is
-    wrong (one sentence says what), 130 interrupted, 1 a fault of kdtflite.
+    Results go to stdout, progress to stderr. Exit codes: 0 success; 1 a fault of kdtflite; 2 wrong
+    input, which one sentence explains; 130 interrupted, 143 terminated.
     """
 
 
 def main() -> None:
-    """Runs the command line; the entry point `kdtflite` and `python -m kdtflite.cli`."""
+    """Runs the command line; the entry point `kdtflite` and `python -m kdtflite`."""
     import sys
 
+    end_on_signals()
     if "--debug" in sys.argv:
         app(prog_name="kdtflite")
     with quiet_native_stderr():

@@ -1,16 +1,31 @@
-"""`kdtflite evaluate`: how often a .tflite file is right."""
+"""`kdtflite evaluate`: the accuracy of a .tflite file."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdtflite.cli.options import (
+    AsJson,
+    DataPath,
+    Force,
+    InputRange,
+    LiteFile,
+    print_result,
+    read_labels,
+)
 from kdtflite.errors import DataError
 from kdtflite.pictures import check_picture, save_picture
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kdtflite.cli.samples import Samples
+    from kdtflite.lite.model import LiteModel
 
 __all__ = ["EPILOG", "NAME", "command"]
 
@@ -19,64 +34,95 @@ EPILOG = "Example: kdtflite evaluate model.tflite --data test.npz --plot confusi
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="A .tflite file.", metavar="MODEL")],
+    lite: LiteFile,
     data: Annotated[
         str,
         typer.Option(
-            help="Labelled samples: an .npz file with x and y (or x_test and y_test), an image "
-            "folder of class sub-folders, or a named data set, of which the test split is taken."
+            help="Labeled samples: an .npz file with x and y (or x_test and y_test), an image "
+            "folder with one sub-folder per class, or a named data set, of which the test "
+            "split is used.",
+            metavar="DATA",
         ),
     ],
-    data_path: Annotated[
-        str, typer.Option(metavar="PATH|auto", help="Where a named data set lies.")
-    ] = "auto",
-    input_range: Annotated[
-        tuple[float, float] | None,
+    data_path: DataPath = "auto",
+    input_range: InputRange = None,
+    labels: Annotated[
+        Path | None,
         typer.Option(
-            metavar="LOW HIGH",
-            help="What the model was trained on; images and bytes are scaled to it. [0 1]",
+            metavar="FILE",
+            help="Text file with the name of each output's class, one per line, by which the "
+            "classes of DATA are found.",
+            show_default="the labels in FILE's metadata",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Interpreters side by side. [one a core]")
+        int | None,
+        typer.Option(min=1, help="Interpreters that run in parallel.", show_default="one per core"),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write the confusion matrix as a picture (.png, .svg).")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing picture.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measures accuracy, precision, recall, F1, the confusion matrix and log loss of a file."""
+    """Measures accuracy, precision, recall, F1 score, confusion matrix and log loss of a file.
+
+    The classes of the data are matched with the file's by name where both have names, and by number
+    where folders are named by numbers. What cannot be matched is refused.
+    """
     if plot is not None:
         check_picture(plot, overwrite=force, option="--force")
-    from kdtflite.cli.samples import expected_by, read_samples
-    from kdtflite.cli.trial import load_tried
+    given = None if labels is None else read_labels(labels)
+    from kdtflite.cli.samples import read_test_samples
     from kdtflite.evaluation import evaluate
+    from kdtflite.lite.sandbox import load_untrusted
 
-    lite = load_tried(model, kernels=("XNNPACK",))
-    read = read_samples(
-        data,
-        lambda: expected_by(lite),
-        part="test",
-        data_path=data_path,
-        input_range=input_range,
-    )
+    loaded = load_untrusted(lite, kernels=("XNNPACK",))
+    read = read_test_samples(data, loaded, data_path, input_range)
     if read.y is None:
         raise DataError(
-            f"Expected labels beside the samples in {data}: an array y or y_test. Received: none."
+            f"Expected labels beside the samples in {data}: an array y or y_test. Received: no "
+            "labels."
         )
-    classes = lite.outputs[0].shape[-1] if lite.outputs[0].shape else 0
-    # Names of other classes than the model's would only hide that the labels do not fit.
-    names = read.class_names if len(read.class_names) == classes else None
+    y, names = _match(read.y, read, loaded, given, data, lite)
     result = replace(
-        evaluate(lite, (read.x, read.y), labels=names, workers=workers),
-        model=f"{model} ({len(lite.content):,} bytes, LiteRT, default kernels)",
+        evaluate(loaded, (read.x, y), labels=names, workers=workers),
+        model=f"{lite} ({len(loaded.content):,} bytes, LiteRT, default kernels)",
     )
     if plot is not None:
-        save_picture(result.plot_confusion_matrix(), plot, overwrite=force)
-    if as_json:
-        typer.echo(json.dumps({**result.to_dict(), "file": str(model)}, indent=2))
-        return
-    typer.echo(str(result))
-    if plot is not None:
-        typer.echo(f"Confusion matrix: {plot}")
+        save_picture(result.plot(), plot, overwrite=force)
+    text = str(result) if plot is None else f"{result}\nConfusion matrix: {plot}"
+    print_result({**result.to_dict(), "file": str(lite)}, text, as_json=as_json)
+
+
+def _match(
+    y: np.ndarray,
+    read: Samples,
+    loaded: LiteModel,
+    given: Sequence[str] | None,
+    data: str,
+    lite: Path,
+) -> tuple[np.ndarray, Sequence[str] | None]:
+    """Returns the labels of the data as outputs of the file, and the names of the outputs."""
+    from kdtflite.data.classes import apply_matching, match_classes
+
+    shape = loaded.outputs[0].shape
+    if len(loaded.outputs) != 1 or not shape:
+        return y, None  # evaluate() says what it expects
+    outputs = max(shape[-1], 2)  # one output is a probability of the second of two classes
+    metadata = loaded.metadata
+    labels = given or (() if metadata is None else metadata.labels)
+    if given is not None and len(given) != outputs:
+        raise DataError(
+            f"Expected {outputs} names in --labels, one per output of {lite}. Received: "
+            f"{len(given)}."
+        )
+    if not read.class_names:
+        return y, labels if len(labels) == outputs else None
+    places = match_classes(
+        read.class_names, labels, outputs, source=data, model=str(lite), numbered=read.is_numbered
+    )
+    names = labels
+    if not labels and len(places) == outputs:
+        names = [read.class_names[place] for place in places.argsort()]
+    return apply_matching(y, places, source=data), names or None

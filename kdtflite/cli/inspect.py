@@ -1,4 +1,4 @@
-"""`kdtflite inspect`: what stands in a .tflite file, and whether it is fully integer."""
+"""`kdtflite inspect`: the contents of a .tflite file, and whether it is fully integer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdtflite.cli.options import AsJson, LiteFile, show
+
 if TYPE_CHECKING:
-    from kdtflite.litemodel import LiteModel
+    from kdtflite.lite.model import LiteModel
 
 __all__ = ["EPILOG", "NAME", "command"]
 
@@ -21,38 +23,43 @@ _LISTED = 12
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="A .tflite file.", metavar="MODEL")],
+    lite: LiteFile,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    account: Annotated[
+        bool, typer.Option("--bytes", help="Show what the bytes are for: weights, names, ...")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Shows inputs, outputs, operators, sizes and metadata, and the proof that it is integer.
+    """Shows a file's inputs, outputs, operators, sizes and metadata; checks that it is integer.
 
-    A file with floats is no error here: what is not integer is listed.
+    A file with floats is not an error here: the command lists what is not integer.
     """
-    from kdtflite.cli.trial import load_tried
+    from kdtflite.lite.sandbox import load_untrusted
 
-    lite = load_tried(model)
-    proof, faults = _verdict(lite)
+    loaded = load_untrusted(lite)
+    proof, faults = _prove(loaded)
     if as_json:
-        typer.echo(json.dumps(_described(lite, model, proof, faults, tensors=tensors), indent=2))
+        show(json.dumps(_describe(loaded, lite, proof, faults, tensors=tensors), indent=2))
         return
-    typer.echo(f"{model}: {lite.summary()}")
-    if lite.metadata is not None:
-        typer.echo("metadata:\n" + textwrap.indent(str(lite.metadata), "  "))
+    show(f"{lite}: {loaded.summary()}")
+    if loaded.metadata is not None:
+        show("metadata:\n" + textwrap.indent(str(loaded.metadata), "  "))
     if tensors:
-        _print_tensors(lite)
+        _print_tensors(loaded)
+    if account:
+        show(str(loaded.size_account()))
     if proof is not None:
-        typer.echo(str(proof))
+        show(proof.summary())
     else:
-        typer.echo("Not fully integer:")
+        show("Not fully integer:")
         for fault in faults[:_LISTED]:
-            typer.echo(f"  {fault}")
+            show(f"  {fault}")
         if len(faults) > _LISTED:
-            typer.echo(f"  ... and {len(faults) - _LISTED} more (all of them with --json)")
+            show(f"  ... and {len(faults) - _LISTED} more (all of them with --json)")
 
 
-def _verdict(lite: LiteModel) -> tuple[Any, list[str]]:
-    """Returns the proof and no faults, or None and what is not integer."""
+def _prove(lite: LiteModel) -> tuple[Any, list[str]]:
+    """Returns the proof and no faults, or None and a list of what is not integer."""
     from kdtflite.conversion.integer_proof import find_floats, prove_fully_integer
     from kdtflite.errors import NotFullyIntegerError
 
@@ -62,11 +69,11 @@ def _verdict(lite: LiteModel) -> tuple[Any, list[str]]:
     try:
         return prove_fully_integer(lite), []
     except NotFullyIntegerError as error:
-        # All integer, and LiteRT's default delegate refuses it all the same.
+        # All integer, but LiteRT's default delegate still refuses it.
         return None, [str(error)]
 
 
-def _described(
+def _describe(
     lite: LiteModel, path: Path, proof: Any, faults: list[str], *, tensors: bool
 ) -> dict[str, Any]:
     from dataclasses import asdict
@@ -78,6 +85,7 @@ def _described(
         "sha256": sha256(path),
         "bytes": len(lite.content),
         "constant_bytes": sum(t.bytes for t in lite.tensors if t.is_constant),
+        "size_account": lite.size_account().to_dict(),
         "inputs": [spec.to_dict() for spec in lite.inputs],
         "outputs": [spec.to_dict() for spec in lite.outputs],
         "operators": dict(Counter(operator.name for operator in lite.operators).most_common()),
@@ -99,6 +107,8 @@ def _print_tensors(lite: LiteModel) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from kdtflite.text import escape_line
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("#", "dtype", "shape", "scale", "zero point", "bytes"):
         table.add_column(column, no_wrap=True)
@@ -106,7 +116,7 @@ def _print_tensors(lite: LiteModel) -> None:
     for tensor in lite.tensors:
         scales, zeros = tensor.scales, tensor.zero_points
         scale = f"{scales[0]:.6g}" if len(scales) == 1 else f"{len(scales)} channels"
-        zero = str(zeros[0]) if len(set(zeros)) == 1 else "by channel"
+        zero = str(zeros[0]) if len(set(zeros)) == 1 else "per channel"
         place = f"{tensor.subgraph}:{tensor.index}" if tensor.subgraph else str(tensor.index)
         table.add_row(
             place,
@@ -115,7 +125,7 @@ def _print_tensors(lite: LiteModel) -> None:
             scale if scales else "",
             zero if zeros else "",
             f"{tensor.bytes:,}" if tensor.is_constant else "",
-            # One line each: the names of fused operators are strung together, however long.
-            Text(tensor.name, no_wrap=True, overflow="ellipsis"),
+            # Cut to one line: fused operators have the names of all their parts.
+            Text(escape_line(tensor.name), no_wrap=True, overflow="ellipsis"),
         )
     Console().print(table)

@@ -1,10 +1,12 @@
-"""`kdtflite recipes`: what there is to run."""
+"""`kdtflite recipes`: the recipes that come with kdtflite."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
+
+from kdtflite.cli.options import show
 
 __all__ = ["EPILOG", "NAME", "command"]
 
@@ -22,7 +24,7 @@ def command(
     if name is None:
         width = max(map(len, recipes), default=0)
         for recipe, description in recipes.items():
-            typer.echo(f"{recipe:{width}}  {description}")
+            show(f"{recipe:{width}}  {description}")
         return
     from importlib import resources
 
@@ -30,4 +32,4 @@ def command(
 
     choose(name, recipes, what="recipe")
     text = (resources.files("kdtflite") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    typer.echo(text.rstrip("\n"))
+    show(text.rstrip("\n"))

@@ -1,11 +1,10 @@
 from .convert import convert as convert
 from .integer_proof import IntegerProof as IntegerProof
 from .integer_proof import prove_fully_integer as prove_fully_integer
-from .metadata import add_metadata as add_metadata
-from .mixed import MixedPrecision as MixedPrecision
-from .mixed import MixedStep as MixedStep
 from .mixed import mixed_precision as mixed_precision
-from .proof import TargetProof as TargetProof
-from .proof import prove_target as prove_target
+from .mixed_result import MixedPrecision as MixedPrecision
+from .mixed_result import MixedStep as MixedStep
+from .target_proof import TargetProof as TargetProof
+from .target_proof import prove_target as prove_target
 from .targets import TARGETS as TARGETS
 from .targets import Target as Target

@@ -1,4 +1,4 @@
-"""convert: a Keras model and representative data become a proven .tflite file."""
+"""convert: turns a Keras model and representative data into a proven .tflite file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import json
 import keyword
 import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,31 +14,41 @@ from typing import Any
 
 import numpy as np
 
+from kdtflite.conversion import converter_process
+from kdtflite.conversion.failures import explain_failure
 from kdtflite.conversion.four_bits import require_quantizer
-from kdtflite.conversion.metadata import Normalisation, add_metadata, check_metadata
-from kdtflite.conversion.proof import prove_target
+from kdtflite.conversion.inspection import find_layer
+from kdtflite.conversion.narrowing import narrow_weights
+from kdtflite.conversion.target_proof import prove_target
 from kdtflite.conversion.targets import Target, get_target
+from kdtflite.conversion.unlike_columns import find_unlike_columns
 from kdtflite.data.representative import (
     DEFAULT_SAMPLES,
     InputSpec,
     RepresentativeData,
-    representative,
+    take_samples,
 )
 from kdtflite.errors import (
+    ConfigurationError,
     ConversionError,
     KdtfliteError,
     ModelFileError,
-    NotFullyIntegerError,
-    one_line,
+    to_line,
 )
-from kdtflite.litemodel import LiteModel
-from kdtflite.models.as_functional import as_functional
-from kdtflite.models.float32 import in_float32
-from kdtflite.progress import track
+from kdtflite.leftovers import make_temporary_folder
+from kdtflite.lite.metadata_writing import Normalization, add_metadata, check_metadata
+from kdtflite.lite.model import LiteModel
+from kdtflite.lite.packing import check_names
+from kdtflite.lite.packing import pack as pack_file
+from kdtflite.models.as_graph import as_graph
+from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.layer_names import strip_prefix
+from kdtflite.models.trust.saved_models import check_saved_model
+from kdtflite.progress import say
 
 __all__ = ["convert"]
 
-_LOG_LINES = 3
+_LISTED = 8
 
 
 def convert(
@@ -54,59 +60,88 @@ def convert(
     input_range: tuple[float, float] | None = None,
     samples: int = DEFAULT_SAMPLES,
     labels: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-    normalisation: Normalisation | Mapping[str, Normalisation] | None = None,
+    normalization: Normalization | Mapping[str, Normalization] | None = None,
     description: str | None = None,
     author: str | None = None,
     license: str | None = None,
+    pack: bool = True,
+    names: str = "all",
     progress: bool = True,
+    unsafe: bool = False,
 ) -> LiteModel:
-    """Converts a model and hands out the file only if it is what the target promises.
+    """Converts a model and returns the file only if it is what the target promises.
 
-    The converter runs in a process of its own, so that its crash is an error and not the end of
-    the notebook.
+    The converter runs in its own process, so that a crash becomes an error instead of the end of
+    the notebook. That process waits for a minute for the next conversion, which it begins at once.
 
     Args:
-        model: A tf_keras or Keras 3 model (float, or quantization-aware), a Distiller, whose
-            student is meant, or the path of a SavedModel folder.
+        model: A model, float or quantization-aware, as `kdtflite.models.as_graph` takes it:
+            tf_keras, Keras 3, a Distiller (its student), or the path of a .keras or .h5 file;
+            or the path of any SavedModel folder.
         representative_data: Samples that calibrate the activations, as
-            `kdtflite.data.representative` takes them. Fully integer targets need them even
-            where every range is trained; the others take none.
-        target: "int8" or "int16x8" (both proven fully integer), "float16", "dynamic", "int4",
-            "int4_blockwise" or "float32"; `kdtflite.conversion.TARGETS` has what each promises.
-            Only "int8" takes the ranges that a quantization-aware model was trained with: for
-            the others its fake quantization is taken off first, and "int16x8" is calibrated
-            from the representative data.
-        io_dtype: "int8" (the default of target "int8") or "uint8" inputs and outputs. The other
-            targets have one dtype each.
-        input_range: Least and greatest input value in training; data of another scaling are
+            `kdtflite.data.take_samples` takes them. Fully integer targets need them even if
+            every range is trained; the other targets take none.
+        target: "int8", "int8x4" or "int16x8" (all proven fully integer), "float16", "dynamic",
+            "int4", "int4_blockwise" or "float32"; `kdtflite.conversion.TARGETS` says what each
+            promises. "int8" and "int8x4" use the ranges that a quantization-aware model was
+            trained with. For the others its fake quantization is removed first, and "int16x8" is
+            calibrated with the representative data. "int8x4" stores weights that were trained
+            with four bits as they are, and rounds all others.
+        io_dtype: Dtype of the inputs and outputs: "int8" (the default) or "uint8" for targets
+            "int8" and "int8x4". The other targets have one dtype each.
+        input_range: Least and greatest input value in training; data scaled differently are
             refused. A quantization-aware model knows its own.
         samples: The most samples to calibrate with.
-        labels: Name of each class, for the file's metadata. With this or one of the next four
-            the file gets metadata in TensorFlow Lite's standard format (`add_metadata`);
-            without, none. Its arithmetic is the same.
-        normalisation: (mean, std): the model was trained on (pixel - mean) / std of pixels
+        labels: Name of each class, for the file's metadata. The file gets metadata in TensorFlow
+            Lite's standard format (`add_metadata`) if this or one of the next four is given. Its
+            arithmetic is the same.
+        normalization: (mean, std): the model was trained on (pixel - mean) / std of pixels
             0..255, for the metadata.
         description: What the model does, for the metadata.
         author: Who made it, for the metadata.
-        license: Its licence, for the metadata.
+        license: Its license, for the metadata.
+        pack: Write equal parts of the file once, which takes about a fifth off a small file and
+            changes no output (see `kdtflite.pack`).
+        names: What a packed file keeps of the names of inner tensors: "all", "layers" or "none".
+            Other tools tell tensors apart by these names; no kernel reads them.
         progress: Show a progress bar.
+        unsafe: For the path of a file or folder: also load what runs code or reaches other files,
+            as `load_model` does. Use this only for models that you trust.
 
     Returns:
         The file in memory. Nothing is written.
 
     Raises:
-        NotFullyIntegerError: A float tensor, a Flex or custom operator, or float inputs or
-            outputs in a file that should be fully integer; names operator, tensor and layer.
+        NotFullyIntegerError: There is a float tensor, a Flex or custom operator, or a float input
+            or output in a file that should be fully integer; names operator, tensor and layer.
         DataError: The representative data do not fit the model.
-        ConversionError: The converter failed or died, or the file is not what its target
-            promises (see `prove_target`).
-        ConfigurationError: No such target or io_dtype, a package that it needs is missing, or
-            labels or a normalisation that do not fit the model.
+        ModelFileError: `model` is a path, and `load_model` or `check_saved_model` refuses it.
+        ConversionError: A weight is NaN or infinite, the converter failed or died, or the file is
+            not what its target promises (see `prove_target`).
+        ConfigurationError: There is no such target, io_dtype or choice of names, a package that
+            the target needs is missing, or the labels or the normalization do not fit the model.
+        UnsupportedModelError: `model` is not a model that can be converted.
+
+    Example:
+        >>> import kdtflite, numpy as np, tf_keras as keras
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> x = np.random.default_rng(0).random((100, 4), np.float32)
+        >>> lite = kdtflite.convert(model, x, progress=False)
+        >>> lite.inputs[0].dtype, lite.predict(x).shape
+        ('int8', (100, 2))
     """
-    check_metadata(labels=labels, normalisation=normalisation)
+    if not _is_folder(model):  # a SavedModel need not be Keras' own
+        model = as_tf_keras(model, unsafe=unsafe)
+    check_metadata(labels=labels, normalization=normalization)
+    check_names(names)
+    if names != "all" and not pack:
+        raise ConfigurationError(
+            f"Expected pack=True with names={names!r}: only a packed file has other names. "
+            "Received: pack=False."
+        )
     about: dict[str, Any] = {
         "labels": labels,
-        "normalisation": normalisation,
+        "normalization": normalization,
         "description": description,
         "author": author,
         "license": license,
@@ -114,33 +149,42 @@ def convert(
     about = {key: value for key, value in about.items() if value is not None}
     promised = get_target(target)
     io = promised.choose_io(io_dtype)
-    if promised.weights == "int4":
+    if promised.weights == "int4" and not promised.fully_integer:
         require_quantizer(f"Target {target!r}")
-    folder = Path(tempfile.mkdtemp(prefix="kdtflite-"))
     try:
-        saved = _saved_model(model, folder / "model", input_range, promised)
-        data = None
-        if promised.fully_integer:
-            data = representative(representative_data, saved.inputs, limit=samples)
-        lite = _converted(folder, saved, promised, io, data, progress)
+        with make_temporary_folder("convert") as folder:
+            converter_process.server.start()
+            saved = _save_model(model, folder / "model", input_range, promised, unsafe)
+            data = None
+            if promised.fully_integer:
+                data = take_samples(representative_data, saved.inputs, limit=samples)
+            lite = _run_conversion(folder, saved, promised, io, data, progress)
+            if promised.fully_integer and promised.weights == "int4":
+                lite = _narrow_weights(lite, saved.layers)
+            if data is not None and not _is_folder(model):
+                graph = as_graph(model)
+                outputs = _list_output_names(graph)
+                for sentence in find_unlike_columns(graph, outputs, data.samples, lite):
+                    say(sentence)
     except OSError as error:
         if isinstance(error, KdtfliteError):
             raise
         raise ConversionError(
-            f"The conversion could not write its temporary files in {folder.parent}: "
-            f"{error.strerror or error}. Free some space, or set TMPDIR to another folder."
+            "The conversion could not write its temporary files in "
+            f"{tempfile.tempdir or 'the folder for them'}: {error.strerror or error}. Free some "
+            "space, or set TMPDIR to another folder."
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     if about:
         lite = add_metadata(lite, name=saved.name, details={"target": target}, **about)
+    if pack:
+        lite = pack_file(lite, names)
     prove_target(lite, target, layers=saved.layers)
     return lite
 
 
 @dataclass(frozen=True)
 class _SavedModel:
-    """A SavedModel on disk: its inputs as the user knows them and as its signature calls them."""
+    """A SavedModel on disk, its inputs by the user's names and by its signature's."""
 
     path: Path
     name: str
@@ -149,7 +193,7 @@ class _SavedModel:
     layers: list[str]
 
 
-def _converted(
+def _run_conversion(
     folder: Path,
     saved: _SavedModel,
     target: Target,
@@ -158,7 +202,7 @@ def _converted(
     progress: bool,
 ) -> LiteModel:
     job = {
-        "model": str(saved.path),
+        "model": str(saved.path.resolve()),
         "target": target.name,
         "io_dtype": io,
         "inputs": saved.arguments,
@@ -167,30 +211,50 @@ def _converted(
     if data is not None:
         for i, spec in enumerate(saved.inputs):
             np.save(folder / f"samples_{i}.npy", data.samples[spec.name])
-    code, log = _run_worker(folder, len(data) if data is not None else 0, progress)
+    samples = len(data) if data is not None else 0
+    code, log = converter_process.run_converter(folder, samples=samples, progress=progress)
     if code != 0:
-        raise _failure(folder, code, log, saved.layers, target)
+        raise explain_failure(folder, code, log, saved.layers, target)
     return LiteModel((folder / "model.tflite").read_bytes())
 
 
-def _student_of(model: Any) -> Any:
-    from kdtflite.distillation.distiller import Distiller
+def _narrow_weights(lite: LiteModel, layers: list[str]) -> LiteModel:
+    content, exact = narrow_weights(lite.content)
+    rounded = [find_layer(name, layers) or name for name, is_exact in exact.items() if not is_exact]
+    if rounded:
+        say(
+            f"{len(rounded)} of {len(exact)} weights were not trained with four bits and are "
+            f"rounded to them: {', '.join(rounded[:_LISTED])}"
+            f"{', ...' if len(rounded) > _LISTED else ''}. To lose less accuracy, train with "
+            "quantize_aware(model, data, weight_bits=4)."
+        )
+    return LiteModel(content)
 
-    return model.student if isinstance(model, Distiller) else model
+
+def _is_folder(model: Any) -> bool:
+    return isinstance(model, str | os.PathLike) and os.path.isdir(model)
 
 
-def _saved_model(
-    model: Any, folder: Path, input_range: tuple[float, float] | None, target: Target
+def _save_model(
+    model: Any,
+    folder: Path,
+    input_range: tuple[float, float] | None,
+    target: Target,
+    unsafe: bool,
 ) -> _SavedModel:
-    """Returns a SavedModel whose signature has the model's own input and output names."""
-    if isinstance(model, str | os.PathLike):
-        return _given_saved_model(Path(model), input_range)
+    """Saves a model with a signature of its own input and output names."""
+    if _is_folder(model):
+        return _open_saved_model(Path(model), input_range, unsafe)
     import tensorflow as tf
 
-    keras_model = in_float32(as_functional(_student_of(model)))
-    trained = _trained_ranges(keras_model)
-    if target.name != "int8":
-        keras_model = _without_fake_quantization(keras_model)
+    from kdtflite.models.finite import describe_first_non_finite
+    from kdtflite.models.keras_internals import get_input_structure
+
+    keras_model = as_graph(model)
+    _require_finite(describe_first_non_finite(keras_model))
+    trained = _find_trained_ranges(keras_model)
+    if not target.keeps_trained_ranges:
+        keras_model = _remove_fake_quantization(keras_model)
     names = list(keras_model.input_names)
     inputs = [
         InputSpec(
@@ -198,41 +262,53 @@ def _saved_model(
         )
         for name, tensor in zip(names, keras_model.inputs, strict=True)
     ]
-    arguments = _identifiers(names)
-    structure = getattr(keras_model, "_nested_inputs", keras_model.inputs)
+    arguments = _to_identifiers(names)
+    structure = get_input_structure(keras_model)
 
     def serve(**given: Any) -> dict[str, Any]:
         flat = [given[argument] for argument in arguments]
         outputs = keras_model(tf.nest.pack_sequence_as(structure, flat), training=False)
         flat_outputs = tf.nest.flatten(outputs)
-        return dict(zip(_output_names(keras_model), flat_outputs, strict=True))
+        return dict(zip(_list_output_names(keras_model), flat_outputs, strict=True))
 
     specs = {
         argument: tf.TensorSpec((None, *spec.shape), spec.dtype, name=argument)
         for argument, spec in zip(arguments, inputs, strict=True)
     }
     module = tf.Module()
-    # Its variables, not the model: a Keras model in the module would have each of its layers
-    # traced and saved as well, which takes long, and fails where a layer cannot stand alone.
+    # The variables, not the model: each layer of a Keras model in the module would be traced and
+    # saved too, which takes long, and fails if a layer cannot be called alone.
     module.held, module.serve = list(keras_model.variables), tf.function(serve, autograph=False)
     try:
         signature = module.serve.get_concrete_function(**specs)
         tf.saved_model.save(module, str(folder), signatures=signature)
     except (ValueError, TypeError, tf.errors.OpError) as error:
         raise ConversionError(
-            f"The model {keras_model.name!r} cannot be saved as a graph: {one_line(error)[:400]}. "
-            "A layer of your own that works on Python values is the usual cause."
+            f"The model {keras_model.name!r} cannot be saved as a graph: {to_line(error)[:400]}. "
+            "A custom layer that works on Python values is the usual cause."
         ) from error
-    layers = [layer.name for layer in _all_layers(keras_model)]
+    layers = [layer.name for layer in _walk_layers(keras_model)]
     return _SavedModel(folder, keras_model.name, inputs, arguments, layers)
 
 
-def _given_saved_model(path: Path, input_range: tuple[float, float] | None) -> _SavedModel:
+def _require_finite(found: str | None) -> None:
+    """Raises ConversionError if a weight is not finite: the converter would crash, or not mind."""
+    if found is not None:
+        raise ConversionError(
+            f"Expected finite weights to convert. Received: {found}. A training that diverged may "
+            "have left it: train again with a lower learning rate, or load an earlier checkpoint."
+        )
+
+
+def _open_saved_model(
+    path: Path, input_range: tuple[float, float] | None, unsafe: bool
+) -> _SavedModel:
     if not (path / "saved_model.pb").is_file():
         raise ModelFileError(
-            f"Expected a SavedModel folder (with saved_model.pb) at {path}. "
-            "Load .keras and .h5 files with kdtflite.models.load_model() first."
+            f"Expected a SavedModel folder at {path}. Received: a folder without saved_model.pb. "
+            "Save the model with model.export(), or pass a .keras or .h5 file."
         )
+    check_saved_model(path, unsafe=unsafe)
     import tensorflow as tf
 
     try:
@@ -245,6 +321,9 @@ def _given_saved_model(path: Path, input_range: tuple[float, float] | None) -> _
             f"The SavedModel at {path} has no signature 'serving_default'. Received: "
             f"{', '.join(loaded.signatures) or 'none'}. Save it with model.export()."
         )
+    for variable in signature.variables:
+        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
+            _require_finite(f"NaN or infinity in the variable {variable.name!r}")
     inputs = [
         InputSpec(name, tuple(spec.shape[1:]), spec.dtype.name, input_range)
         for name, spec in signature.structured_input_signature[1].items()
@@ -252,33 +331,33 @@ def _given_saved_model(path: Path, input_range: tuple[float, float] | None) -> _
     return _SavedModel(path, path.resolve().name, inputs, [spec.name for spec in inputs], [])
 
 
-def _trained_ranges(model: Any) -> dict[str, tuple[float, float]]:
-    from kdtflite.quantization.ranges import input_ranges
+def _find_trained_ranges(model: Any) -> dict[str, tuple[float, float]]:
+    from kdtflite.quantization.ranges import read_input_ranges
 
-    return input_ranges(model)
+    return read_input_ranges(model)
 
 
-def _without_fake_quantization(model: Any) -> Any:
-    # Its ranges are for int8 activations: a float file would round to them for nothing, and
-    # 65,536 codes would be laid over what 256 could hold.
-    from kdtflite.quantization.strip import is_quantization_aware, strip
+def _remove_fake_quantization(model: Any) -> Any:
+    # Its ranges are for int8 activations: a float file would round for nothing, and int16's 65,536
+    # codes would cover a range chosen for 256.
+    from kdtflite.quantization.stripping import is_quantization_aware, strip
 
     return strip(model) if is_quantization_aware(model) else model
 
 
-def _output_names(model: Any) -> list[str]:
-    return _identifiers(name.removeprefix("quant_") for name in model.output_names)
+def _list_output_names(model: Any) -> list[str]:
+    return _to_identifiers(strip_prefix(name) for name in model.output_names)
 
 
-def _all_layers(model: Any) -> Iterator[Any]:
+def _walk_layers(model: Any) -> Iterator[Any]:
     for layer in model.layers:
         yield getattr(layer, "layer", layer)
         if hasattr(layer, "layers"):
-            yield from _all_layers(layer)
+            yield from _walk_layers(layer)
 
 
-def _identifiers(names: Iterable[str]) -> list[str]:
-    """Returns `names` as distinct Python identifiers, which signatures demand of arguments."""
+def _to_identifiers(names: Iterable[str]) -> list[str]:
+    """Returns `names` as distinct Python identifiers, which a signature demands."""
     taken: list[str] = []
     for name in names:
         plain = re.sub(r"\W", "_", name)
@@ -288,75 +367,3 @@ def _identifiers(names: Iterable[str]) -> list[str]:
             plain += "_"
         taken.append(plain)
     return taken
-
-
-def _run_worker(folder: Path, samples: int, progress: bool) -> tuple[int, str]:
-    """Runs the converter and returns its exit code and what it wrote on stderr."""
-    environment = dict(os.environ)
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(
-        part for part in (root, environment.get("PYTHONPATH")) if part
-    )
-    # A GPU held by this process would be no use to the converter.
-    environment["CUDA_VISIBLE_DEVICES"] = "-1"
-    # Keras 3, of no use here either, would import scikit-learn and matplotlib: a second.
-    environment["TF_USE_LEGACY_KERAS"] = "1"
-    with open(folder / "log.txt", "w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kdtflite.conversion.worker", str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environment,
-        )
-        try:
-            assert process.stdout is not None
-            lines = (line for line in process.stdout if line == "sample\n")
-            for _ in track(lines, "Calibrating", total=samples, quiet=not progress):
-                pass
-            code = process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        log.seek(0)
-        return code, log.read()
-
-
-def _failure(folder: Path, code: int, log: str, layers: list[str], target: Target) -> KdtfliteError:
-    """Returns the error that says why there is no file."""
-    if code < 0:
-        last = " ".join(log.strip().splitlines()[-_LOG_LINES:])
-        return ConversionError(
-            f"TensorFlow Lite's converter crashed ({signal.Signals(-code).name}) on this model. "
-            f"{f'Its last words: {last} ' if last else ''}"
-            "Leave out layers one by one to find which one it cannot take."
-        )
-    error = folder / "error.txt"
-    message = error.read_text() if error.exists() else log
-    if message.rstrip().endswith("Error:"):  # the converter said why on stderr alone
-        message += " ".join(re.findall(r"error: (.*)", log))
-    if "No space left" in message or "No space left" in log:
-        return ConversionError(
-            f"The disk is full: the converter could not write in {folder.parent}. "
-            "Free some space, or set TMPDIR to another folder."
-        )
-    # The converter names operators without an integer kernel as 'tfl.name' or 'tf.Name'; those
-    # without one for int16 as 'NAME'.
-    operators = sorted(
-        {
-            *re.findall(r"'?(?:tfl?|tf)\.([A-Za-z_0-9]+)'? op", message),
-            *re.findall(r"not yet supported for op: '([A-Z_0-9]+)'", message),
-        }
-    )
-    if operators and "same scale constraint" not in message and target.fully_integer:
-        from_layers = sorted(
-            {name for name in layers if re.search(rf"\b{re.escape(name)}\b", message)}
-        )
-        return NotFullyIntegerError(
-            f"The converter has no {target.activations} kernel for: {', '.join(operators)}"
-            f"{', from layer ' + ', '.join(map(repr, from_layers)) if from_layers else ''}. "
-            "Replace the layer by one that has (see docs/conversion.md)."
-        )
-    text = " ".join(message.split())
-    return ConversionError(f"TensorFlow Lite's converter failed: {text[:600]}")

@@ -1,4 +1,4 @@
-"""A float file quantized by ai-edge-quantizer, some of its operators wider than int8."""
+"""Quantizes a float file by ai-edge-quantizer, with some operators wider than int8."""
 
 from __future__ import annotations
 
@@ -13,68 +13,69 @@ import numpy as np
 
 from kdtflite.conversion.four_bits import require_quantizer
 from kdtflite.data.representative import RepresentativeData
-from kdtflite.errors import ConversionError, one_line
-from kdtflite.flatbuffer import Operator
-from kdtflite.litemodel import LiteModel
+from kdtflite.errors import ConversionError, ModelFileError, to_line
+from kdtflite.lite.flatbuffer import Operator, read_graph
+from kdtflite.lite.model import LiteModel
 
 __all__ = ["WIDE", "EdgeQuantizer"]
 
 WIDE = ("float32", "int16")
-"""What an operator can be computed in beside int8."""
+"""Types besides int8 in which an operator can compute."""
 
 _BATCH = 32
-# A recipe's later scopes win; this one matches everything, as ".*" does, and is a scope of its own.
-_ENDS = "(?s:.*)"
+# Later scopes of a recipe win. This one matches everything, as ".*" does, but is another scope.
+_ALL = "(?s:.*)"
 
 
 class EdgeQuantizer:
-    """Makes files of one float file, which it has calibrated once.
+    """Makes quantized files from one float file, which is calibrated once.
 
-    Weights are int8, one scale a channel; activations int8 but for the operators named.
+    Weights are int8 with one scale per channel; activations are int8 except in chosen operators.
 
     Args:
         file: The float file.
-        data: Samples for the ranges of its activations: the least and greatest value over all.
+        data: Samples for the ranges of its activations: the least and greatest value of all.
 
     Raises:
         ConfigurationError: ai-edge-quantizer is not installed.
-        ConversionError: It cannot take the file.
+        ConversionError: It does not accept the file.
+        ModelFileError: Several tensors of the file have one name.
     """
 
     def __init__(self, file: LiteModel, data: RepresentativeData) -> None:
         self.file = file
-        self._modules = _imported()
-        self._names = {tensor.index: tensor.name for tensor in file.tensors if not tensor.subgraph}
-        self._ranges = self._calibrated(data)
+        self._modules = _import_modules()
+        self._names = _read_names(file)
+        self._ranges = self._calibrate(data)
 
-    def quantized(
+    def quantize(
         self, wide: Iterable[Operator] = (), dtype: str = "int16", *, io_dtype: str = "int8"
     ) -> LiteModel:
         """Returns the file with these operators computed in `dtype`, all others in int8.
 
-        Where one meets the other a QUANTIZE or DEQUANTIZE operator stands between.
+        QUANTIZE and DEQUANTIZE operators connect the two kinds.
 
         Args:
             wide: Operators of the float file's main graph.
             dtype: "int16", with int8 weights, or "float32".
-            io_dtype: "int8" or "int16": the file's inputs and outputs.
+            io_dtype: "int8" or "int16", for the file's inputs and outputs.
 
         Raises:
             ConversionError: ai-edge-quantizer fails.
         """
-        quantizer, operation = self._new()
-        for one in wide:
-            scope = "".join(self._names[index] + ";" for index in one.outputs)
+        quantizer, operation = self._create_quantizer()
+        for operator in wide:
+            scope = "".join(self._names[index] + ";" for index in operator.outputs)
             self._widen(quantizer, f"^{re.escape(scope)}$", operation.ALL_SUPPORTED, dtype)
         for end in (operation.INPUT, operation.OUTPUT):
-            self._widen(quantizer, _ENDS, end, io_dtype)
-        with _quiet("quantize the file"):
-            made = quantizer.quantize(
+            self._widen(quantizer, _ALL, end, io_dtype)
+        with _silence("quantize the file"):
+            result = quantizer.quantize(
                 self._ranges, enable_progress_bar=False, enable_progress_report=False
             )
-        return LiteModel(bytes(made.quantized_model))
+        return LiteModel(bytes(result.quantized_model))
 
-    def _new(self) -> tuple[Any, Any]:
+    def _create_quantizer(self) -> tuple[Any, Any]:
         quantizer_module, recipe, types = self._modules
         quantizer = quantizer_module.Quantizer(bytearray(self.file.content))
         quantizer.load_quantization_recipe(recipe.static_wi8_ai8())
@@ -87,16 +88,16 @@ class EdgeQuantizer:
             bits = {"int8": 8, "int16": 16}[dtype]
             quantizer.add_static_config(scope, operation, bits, 8)
 
-    def _calibrated(self, data: RepresentativeData) -> dict[str, Any]:
+    def _calibrate(self, data: RepresentativeData) -> dict[str, Any]:
         """Returns the range of every tensor over all samples.
 
-        ai-edge-quantizer's own pass over several batches averages their ends, so that a range is
-        narrower than the values: each batch is given alone.
+        ai-edge-quantizer averages the ranges of several batches, which makes them narrower than
+        the values. So each batch is calibrated alone.
         """
-        with _quiet("calibrate the file"):
-            quantizer, _ = self._new()
-            # The first signature's; files of kdtflite have one.
-            (signature,) = _signatures(self.file)
+        with _silence("calibrate the file"):
+            quantizer, _ = self._create_quantizer()
+            # kdtflite's files have one signature.
+            (signature,) = self.file.interpreter(xnnpack=False).get_signature_list()
             ranges: dict[str, Any] = {}
             for batch in data.batches(_BATCH):
                 found = quantizer.calibrate({signature: [batch]}, num_threads=1)
@@ -110,12 +111,20 @@ class EdgeQuantizer:
         return ranges
 
 
-def _signatures(file: LiteModel) -> list[str]:
-    """Returns the names of a file's signatures."""
-    return list(file.interpreter(xnnpack=False).get_signature_list())
+def _read_names(file: LiteModel) -> dict[int, str]:
+    """Returns the names that the file itself has, by which ai-edge-quantizer finds operators."""
+    tensors, _ = read_graph(file.content)
+    names = {tensor.index: tensor.name for tensor in tensors if not tensor.subgraph}
+    if len(set(names.values())) < len(names):
+        raise ModelFileError(
+            "Expected a file whose tensors have names of their own. Received: one in which several "
+            "have the same, as in a file packed with names='layers' or names='none'. Pass the file "
+            "before it was packed."
+        )
+    return names
 
 
-def _imported() -> tuple[Any, Any, Any]:
+def _import_modules() -> tuple[Any, Any, Any]:
     require_quantizer("Mixed precision")
     from ai_edge_quantizer import qtyping, quantizer, recipe
 
@@ -123,15 +132,15 @@ def _imported() -> tuple[Any, Any, Any]:
 
 
 @contextlib.contextmanager
-def _quiet(doing: str) -> Iterator[None]:
-    """Keeps its bars and warnings off the screen, and makes its errors ours."""
+def _silence(action: str) -> Iterator[None]:
+    """Silences progress bars and warnings, and turns every error into a ConversionError."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 yield
-            except Exception as error:  # it has no errors of its own, but Python's in all kinds
+            except Exception as error:  # it has no error classes of its own
                 raise ConversionError(
-                    f"ai-edge-quantizer could not {doing}: {type(error).__name__}: "
-                    f"{one_line(error)[:400]}."
+                    f"ai-edge-quantizer could not {action}: {type(error).__name__}: "
+                    f"{to_line(error)[:400]}."
                 ) from error

@@ -1,4 +1,4 @@
-"""Weights of four bits: AI Edge Quantizer takes a float file to an int4 one."""
+"""Four-bit weights: AI Edge Quantizer turns a float file into an int4 one."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import re
 from math import prod
 
 from kdtflite.errors import ConfigurationError
-from kdtflite.flatbuffer import FileTensor, Operator, read_graph
+from kdtflite.lite.flatbuffer import FileTensor, Operator, read_graph
 
-__all__ = ["fits_blocks", "require_quantizer", "with_int4_weights"]
+__all__ = ["fits_blocks", "quantize_to_int4", "require_quantizer"]
 
 _INT4 = ("CONV_2D", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
-# No int4 kernels: eight bits are the fewest. The names are AI Edge Quantizer's.
+# These have no int4 kernels. The names are AI Edge Quantizer's.
 _INT8 = ("DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "BATCH_MATMUL")
-# Of weights in blocks, LiteRT 2.3's built-in kernel (not XNNPACK's) gives nothing but zeros for
-# fewer rows, and leaves out a fused activation, both without a word.
-_LEAST_ROWS = 4
+# For weights in blocks, LiteRT 2.3's built-in kernel (unlike XNNPACK's) silently returns zeros if
+# there are fewer rows, and silently skips a fused activation.
+_MIN_ROWS = 4
 
 
 def require_quantizer(what: str) -> None:
-    """Raises ConfigurationError, which says how to install it, if AI Edge Quantizer is missing."""
+    """Raises ConfigurationError, with how to install it, if AI Edge Quantizer is missing."""
     if importlib.util.find_spec("ai_edge_quantizer") is None:
         raise ConfigurationError(
             f"{what} needs the package ai-edge-quantizer, which is not installed. "
@@ -29,31 +29,31 @@ def require_quantizer(what: str) -> None:
 
 
 def fits_blocks(operator: Operator, weights: FileTensor, block_size: int) -> bool:
-    """Says whether a Dense layer's weights, shape (units, inputs), can have a scale a block."""
+    """Returns whether a Dense layer's weights, shape (units, inputs), can have scales per block."""
     rows, columns = weights.shape[0], prod(weights.shape[1:])
-    return rows >= _LEAST_ROWS and columns % block_size == 0 and operator.activation == "NONE"
+    return rows >= _MIN_ROWS and columns % block_size == 0 and operator.activation == "NONE"
 
 
-def with_int4_weights(content: bytes, *, block_size: int = 0) -> bytes:
-    """Returns a float .tflite file with int4 weights: symmetric, by the largest of each channel.
+def quantize_to_int4(content: bytes, *, block_size: int = 0) -> bytes:
+    """Returns a float .tflite file with int4 weights, symmetric, scaled by each channel's largest.
 
-    Activations stay float32 in the file; the kernels round them to int8 as they run.
+    Activations stay float32 in the file; the kernels round them to int8 at run time.
 
     Args:
         content: A float32 file.
-        block_size: 32, 64, 128 or 256 weights of a Dense layer's row share a scale, where the
-            row divides into such blocks and every kernel is right (four units or more, no fused
-            activation); 0 for one scale a row.
+        block_size: How many weights of a Dense layer's row share a scale: 32, 64, 128 or 256,
+            if the row divides into such blocks and every kernel is correct (four units or more,
+            no fused activation); 0 for one scale per row.
     """
     from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
     from ai_edge_quantizer.quantizer import Quantizer
 
     quantizer = Quantizer(content)
-    for operation, bits in ((_INT4, 4), (_INT8, 8)):
-        for name in operation:
+    for names, bits in ((_INT4, 4), (_INT8, 8)):
+        for name in names:
             quantizer.add_dynamic_config(".*", TFLOperationName(name), bits)
     if block_size:
-        for scope in _scopes_in_blocks(content, block_size):
+        for scope in _list_block_scopes(content, block_size):
             quantizer.add_dynamic_config(
                 scope,
                 TFLOperationName.FULLY_CONNECTED,
@@ -63,7 +63,7 @@ def with_int4_weights(content: bytes, *, block_size: int = 0) -> bytes:
     return bytes(quantizer.quantize().quantized_model)
 
 
-def _scopes_in_blocks(content: bytes, block_size: int) -> list[str]:
+def _list_block_scopes(content: bytes, block_size: int) -> list[str]:
     """Returns a pattern for each Dense operator whose weights fit blocks."""
     tensors, operators = read_graph(content)
     by_place = {(tensor.subgraph, tensor.index): tensor for tensor in tensors}
@@ -74,6 +74,6 @@ def _scopes_in_blocks(content: bytes, block_size: int) -> list[str]:
         weights = by_place[operator.subgraph, operator.inputs[1]]
         if weights.is_constant and fits_blocks(operator, weights, block_size):
             output = by_place[operator.subgraph, operator.outputs[0]]
-            # An operator's scope is the names of its outputs, each with a semicolon after it.
+            # An operator's scope is the names of its outputs, each followed by a semicolon.
             scopes.append(f"^{re.escape(output.name)};$")
     return scopes

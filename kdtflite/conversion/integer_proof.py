@@ -1,58 +1,32 @@
-"""The proof: every tensor and operator of a file is integer, and the default runtime runs it."""
+"""The proof that every tensor and operator of a file is integer and the default runtime runs it."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from kdtflite.conversion.inspection import FileGraph, join_faults, run_once
+from kdtflite.errors import ModelFileError, NotFullyIntegerError
+from kdtflite.lite.model import as_lite_model
+from kdtflite.lite.operators import INTEGER_DTYPES, QUANTIZING
+from kdtflite.results import Axes, Result, Table, make_axes, make_table
 
-from kdtflite.errors import ModelFileError, NotFullyIntegerError, one_line
-from kdtflite.flatbuffer import FileTensor, Operator
-from kdtflite.litemodel import LiteModel
-
-__all__ = [
-    "IntegerProof",
-    "find_floats",
-    "layer_of",
-    "layer_of_operator",
-    "prove_fully_integer",
-    "run_once",
-]
-
-_INTEGER = frozenset(
-    {
-        "bool",
-        "int2",
-        "int4",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint4",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-    }
-)
-_LISTED = 6
+__all__ = ["IntegerProof", "find_floats", "prove_fully_integer"]
 
 
 @dataclass(frozen=True)
-class IntegerProof:
+class IntegerProof(Result):
     """What was inspected to call a file fully integer.
 
     Attributes:
         operators: Kind, dtypes of inputs and outputs, and layer of each operator, in order.
-        tensor_dtypes: How many tensors have each dtype.
+        tensor_dtypes: The number of tensors of each dtype.
         input: The file's first input: name, shape, dtype, scale, zero point.
-        output: The same of its first output.
-        invoked_with: The delegate with which the file was run once.
-        size: Bytes of the file.
+        output: The same for its first output.
+        invoked_with: What ran the file once on zeros: "XNNPACK" or "built-in kernels".
+        size: Size of the file in bytes.
     """
 
     operators: tuple[dict[str, Any], ...]
@@ -75,7 +49,16 @@ class IntegerProof:
             "bytes": self.size,
         }
 
-    def __str__(self) -> str:
+    def to_table(self) -> Table:
+        """Returns a table with one row per operator."""
+        rows = (
+            (each["name"], each["layer"], " ".join(each["inputs"]), " ".join(each["outputs"]))
+            for each in self.operators
+        )
+        return make_table(rows, text=("operator", "layer", "inputs", "outputs"))
+
+    def summary(self) -> str:
+        """Returns in one line what was inspected, and what ran the file."""
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in self.tensor_dtypes.items())
         return (
             f"Fully integer: {len(self.operators)} operators, {dtypes} tensors, no float; "
@@ -83,146 +66,119 @@ class IntegerProof:
             f"{self.invoked_with}."
         )
 
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the number of tensors of each dtype.
 
-def prove_fully_integer(lite: LiteModel, *, layers: Iterable[str] = ()) -> IntegerProof:
+        Args:
+            ax: Where to draw; by default a new figure.
+
+        Returns:
+            The axes drawn on.
+        """
+        ax = make_axes(ax, 5, 3, ylabel="tensors")
+        ax.bar(list(self.tensor_dtypes), list(self.tensor_dtypes.values()))
+        return ax
+
+
+def prove_fully_integer(lite: Any, *, layers: Iterable[str] = ()) -> IntegerProof:
     """Inspects every tensor and operator of a file and runs it once with the default delegate.
 
-    The converter's own setting for integer operators is no guarantee: an operator without an
-    integer kernel becomes DEQUANTIZE, the float operator, QUANTIZE, without a word.
+    The converter's own setting for integer operators guarantees nothing: an operator without an
+    integer kernel silently becomes DEQUANTIZE, the float operator, QUANTIZE.
 
     Args:
-        lite: The file.
+        lite: The file: a LiteModel, its bytes or its path.
         layers: Names of the Keras model's layers, to say which layer an operator comes from.
 
     Raises:
-        NotFullyIntegerError: A float tensor, a custom or Flex operator, float inputs or outputs,
-            or a file that the default delegate refuses; names operator, tensor and layer.
+        NotFullyIntegerError: There is a float tensor, a custom or Flex operator, or a float input
+            or output, or the default delegate refuses the file; names operator, tensor and layer.
+        ModelFileError: The file cannot be read.
+        UnsupportedModelError: `lite` is not a .tflite file.
+
+    Example:
+        >>> import kdtflite, numpy as np, tf_keras as keras
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="logits")])
+        >>> lite = kdtflite.convert(model, np.eye(4).repeat(30, 0), progress=False)
+        >>> proof = kdtflite.prove_fully_integer(lite, layers=["logits"])
+        >>> proof.operators[0]["name"], proof.operators[0]["layer"], proof.input["dtype"]
+        ('FULLY_CONNECTED', 'logits', 'int8')
     """
-    layers = tuple(layers)
-    faults = find_floats(lite, layers)
+    lite = as_lite_model(lite)
+    graph = FileGraph(lite, layers)
+    faults = _list_float_faults(graph)
     if faults:
-        more = f" And {len(faults) - _LISTED} more." if len(faults) > _LISTED else ""
         raise NotFullyIntegerError(
-            f"The file is not fully integer: {'; '.join(faults[:_LISTED])}.{more} "
+            f"The file is not fully integer: {join_faults(faults)} "
             "Replace the layer by one with an integer kernel (ReLU in place of ELU, for example)."
         )
     operators = tuple(
         {
             "index": operator.index,
             "name": operator.name,
-            "inputs": [_dtype(lite, operator.subgraph, i) for i in operator.inputs if i >= 0],
-            "outputs": [_dtype(lite, operator.subgraph, i) for i in operator.outputs],
-            "layer": layer_of_operator(lite, operator, layers) or "",
+            "inputs": [graph.get_dtype(operator, i) for i in operator.inputs if i >= 0],
+            "outputs": [graph.get_dtype(operator, i) for i in operator.outputs],
+            "layer": graph.find_layer(operator),
         }
         for operator in lite.operators
     )
+    try:
+        invoked_with = run_once(lite)
+    except ModelFileError as error:
+        # XNNPACK, a phone's default, refuses files that the plain kernels run (an activation that
+        # is always zero): a file that only looks integer is useless.
+        raise NotFullyIntegerError(
+            f"The file is integer, but LiteRT's default delegate cannot run it: {error} "
+            "A layer whose output is always zero is the usual cause: look for dead activations."
+        ) from error
     return IntegerProof(
         operators=operators,
         tensor_dtypes=dict(Counter(tensor.dtype for tensor in lite.tensors).most_common()),
         input=lite.inputs[0].to_dict(),
         output=lite.outputs[0].to_dict(),
-        invoked_with=_invoke(lite),
+        invoked_with=invoked_with,
         size=len(lite.content),
     )
 
 
-def find_floats(lite: LiteModel, layers: Iterable[str] = ()) -> list[str]:
-    """Returns a phrase for each float tensor's operator, custom operator and float end."""
-    layers = tuple(layers)
-    tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors}
+def find_floats(lite: Any, layers: Iterable[str] = ()) -> list[str]:
+    """Returns a phrase for each float tensor, custom operator, and float input or output.
+
+    Args:
+        lite: The file: a LiteModel, its bytes or its path.
+        layers: Names of the Keras model's layers, to say which layer an operator comes from.
+    """
+    return _list_float_faults(FileGraph(as_lite_model(lite), layers))
+
+
+def _list_float_faults(graph: FileGraph) -> list[str]:
+    lite = graph.lite
     faults, named = [], set()
-    # DEQUANTIZE and QUANTIZE stand around the operator that is to blame: it comes first.
-    for operator in sorted(lite.operators, key=lambda o: o.name in ("DEQUANTIZE", "QUANTIZE")):
-        layer = layer_of_operator(lite, operator, layers)
-        origin = f", from layer {layer!r}" if layer else ""
+    # DEQUANTIZE and QUANTIZE surround the operator that is to blame, so that one is named first.
+    for operator in sorted(lite.operators, key=lambda o: o.name in QUANTIZING):
         if operator.custom:
             kind = "Flex" if operator.name.startswith("Flex") else "custom"
             faults.append(
-                f"operator {operator.index} is the {kind} operator {operator.name}{origin}"
+                f"operator {operator.index} is the {kind} operator {operator.name}"
+                f"{graph.describe_origin(operator)}"
             )
-        for role, indices in (("reads", operator.inputs), ("writes", operator.outputs)):
+        for verb, indices in (("reads", operator.inputs), ("writes", operator.outputs)):
             for index in indices:
-                tensor = tensors.get((operator.subgraph, index))
-                if tensor is None or tensor.dtype in _INTEGER:
+                place = (operator.subgraph, index)
+                tensor = graph.tensors.get(place)
+                if tensor is None or tensor.dtype in INTEGER_DTYPES or place in named:
                     continue
-                if (tensor.subgraph, tensor.index) not in named:
-                    faults.append(
-                        f"operator {operator.index} {operator.name} {role} the {tensor.dtype} "
-                        f"tensor {tensor.name!r}{origin}"
-                    )
-                named.add((tensor.subgraph, tensor.index))
+                faults.append(graph.describe(operator, verb, tensor, "tensor"))
+                named.add(place)
     faults += [
         f"tensor {tensor.name!r} is {tensor.dtype}"
-        for key, tensor in tensors.items()
-        if tensor.dtype not in _INTEGER and key not in named
+        for place, tensor in graph.tensors.items()
+        if tensor.dtype not in INTEGER_DTYPES and place not in named
     ]
     for role, specs in (("input", lite.inputs), ("output", lite.outputs)):
         faults += [
             f"the {role} {spec.name!r} is {spec.dtype}"
             for spec in specs
-            if spec.dtype not in _INTEGER
+            if spec.dtype not in INTEGER_DTYPES
         ]
     return faults
-
-
-def layer_of(tensor_name: str, layers: Iterable[str]) -> str | None:
-    """Returns which of `layers` a tensor comes from, by the path that its name keeps.
-
-    "model/quant_conv2d/Conv2D;model/..." comes from layer "conv2d".
-    """
-    known = set(layers)
-    for part in re.split(r"[/;:]", tensor_name):
-        for candidate in (part, part.removeprefix("quant_")):
-            if candidate in known:
-                return candidate
-    return None
-
-
-def layer_of_operator(lite: LiteModel, operator: Operator, layers: Iterable[str]) -> str | None:
-    """Returns which of `layers` an operator comes from, by the names of its tensors."""
-    # The first input is what the layer before gave; weights and biases come after it.
-    for index in (*operator.outputs, *operator.inputs[1:], *operator.inputs[:1]):
-        tensor = _tensor(lite, operator.subgraph, index)
-        found = layer_of(tensor.name, layers) if tensor else None
-        if found:
-            return found
-    return None
-
-
-def _tensor(lite: LiteModel, subgraph: int, index: int) -> FileTensor | None:
-    return next((t for t in lite.tensors if t.subgraph == subgraph and t.index == index), None)
-
-
-def _dtype(lite: LiteModel, subgraph: int, index: int) -> str:
-    tensor = _tensor(lite, subgraph, index)
-    return tensor.dtype if tensor else ""
-
-
-def _invoke(lite: LiteModel) -> str:
-    # XNNPACK refuses files that the plain kernels run (an activation that is always zero), and a
-    # phone's default is XNNPACK: a file that only looks integer is no use.
-    try:
-        return run_once(lite)
-    except ModelFileError as error:
-        raise NotFullyIntegerError(
-            f"The file is integer, but LiteRT's default delegate cannot run it: {error} "
-            "A layer whose output is always zero is the usual cause: look for dead activations."
-        ) from error
-
-
-def run_once(lite: LiteModel) -> str:
-    """Runs a file on zeros as LiteRT does by default; returns what took it ("XNNPACK").
-
-    Raises:
-        ModelFileError: The delegate, or a kernel, refuses the file.
-    """
-    interpreter = lite.interpreter(xnnpack=True)
-    try:
-        for spec in lite.inputs:
-            interpreter.set_tensor(spec.index, np.zeros(spec.shape, spec.dtype))
-        interpreter.invoke()
-    except (ValueError, RuntimeError) as error:
-        raise ModelFileError(f"LiteRT cannot run this file: {one_line(error)}.") from error
-    # LiteRT lists a node of this name for every part that the delegate took over.
-    delegated = any(node["op_name"] == "DELEGATE" for node in interpreter._get_ops_details())
-    return "XNNPACK" if delegated else "built-in kernels"

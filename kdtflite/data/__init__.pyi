@@ -1,5 +1,5 @@
 from .augment import Augmentation as Augmentation
-from .batches import steps_an_epoch as steps_an_epoch
+from .batches import steps_per_epoch as steps_per_epoch
 from .batches import training_batches as training_batches
 from .drawing import to_image as to_image
 from .files import Arrays as Arrays
@@ -9,7 +9,7 @@ from .images import load_image_folder as load_image_folder
 from .named import load_dataset as load_dataset
 from .representative import InputSpec as InputSpec
 from .representative import RepresentativeData as RepresentativeData
-from .representative import representative as representative
+from .representative import take_samples as take_samples
 from .sources import load as load
 from .splits import Dataset as Dataset
 from .splits import Split as Split

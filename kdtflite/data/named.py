@@ -1,4 +1,4 @@
-"""The data sets that go by a name: digits, mnist, fashion_mnist, cifar10."""
+"""The named data sets: digits, mnist, fashion_mnist, cifar10."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _Arrays = dict[str, np.ndarray]
 @dataclass(frozen=True)
 class _Named:
     description: str
-    licence: str
+    license: str
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
-    held_out: float | int  # the validation part, unless the caller says otherwise
+    held_out: float | int  # the default share or number of validation samples
     files: tuple[str, ...] = ()
 
 
@@ -69,7 +69,7 @@ _NAMED = {
         files=("fashion_mnist.npz",),
     ),
     "cifar10": _Named(
-        "60,000 colour images of 32 by 32 pixels; the official test split.",
+        "60,000 color images of 32 by 32 pixels; the official test split.",
         "not stated (Alex Krizhevsky)",
         (
             "airplane",
@@ -102,11 +102,12 @@ def load_dataset(
     """Loads a data set by its name, pixels scaled to 0..1.
 
     Args:
-        name: "digits" (embedded, needs no network), "mnist", "fashion_mnist" or "cifar10".
-        path: An `.npz` file with x_train, y_train, x_test and y_test, or the folder where
-            `<name>.npz` lies; "auto" downloads once through Keras, which caches. For cifar10 the
+        name: "digits" (part of scikit-learn; needs no network), "mnist", "fashion_mnist" or
+            "cifar10".
+        path: An `.npz` file with x_train, y_train, x_test and y_test, or the folder that holds
+            `<name>.npz`; "auto" downloads it once through Keras, which keeps it. For cifar10 the
             file may hold JPEG bytes instead: `train_blob`, `train_offsets`, `train_labels` and
-            the same for test, image i at `blob[offsets[i]:offsets[i + 1]]`; decoded by Pillow.
+            the same for test, with image i at `blob[offsets[i]:offsets[i + 1]]`.
         seed: Chooses the validation samples. The test samples are the same for every seed, so
             that results of different seeds can be compared.
         validation_fraction: Share of the training samples held out for validation, class by
@@ -117,8 +118,14 @@ def load_dataset(
         The data set: x float32 in 0..1, shape (samples, height, width, channels).
 
     Raises:
-        ConfigurationError: An unknown name, or a fraction that leaves a split empty.
+        ConfigurationError: The name is unknown, or a fraction leaves a split empty.
         DataError: The file is missing, damaged or of another layout, or cannot be downloaded.
+
+    Example:
+        >>> import kdtflite
+        >>> digits = kdtflite.data.load_dataset("digits")
+        >>> digits.train.x.shape
+        (1146, 8, 8, 1)
     """
     named = _NAMED[choose(name, NAMES, what="data set")]
     if validation_fraction is not None and not 0 < validation_fraction < 1:
@@ -128,44 +135,44 @@ def load_dataset(
     if name == "digits":
         if path != "auto":
             raise ConfigurationError(
-                f"digits is embedded in scikit-learn and takes no path. Received: {path}."
+                f"digits is part of scikit-learn and takes no path. Received: {path}."
             )
-        note, arrays = "A quarter is held out as test.", _digits()
+        note, arrays = "A quarter is held out as test.", _load_digits()
     elif path == "auto":
         note, arrays = "", _download(name)
     else:
-        note, arrays = _from_file(name, named, _find(name, named, Path(path)), quiet=quiet)
-    x, y = _scaled(arrays["x_train"], named, name), _checked(arrays["y_train"])
+        note, arrays = _read_file(name, named, _find_file(name, named, Path(path)), quiet=quiet)
+    x, y = _scale_pixels(arrays["x_train"], named, name), _to_labels(arrays["y_train"])
     part = named.held_out if validation_fraction is None else float(validation_fraction)
     keep, held_out = stratified_split(y, part, seed=seed)
     return Dataset(
         name=name,
         train=Split(x[keep], y[keep]),
         validation=Split(x[held_out], y[held_out]),
-        test=Split(_scaled(arrays["x_test"], named, name), _checked(arrays["y_test"])),
+        test=Split(_scale_pixels(arrays["x_test"], named, name), _to_labels(arrays["y_test"])),
         class_names=named.class_names,
         input_range=(0.0, 1.0),
-        licence=named.licence,
+        license=named.license,
         description=" ".join(filter(None, [named.description, note])),
     )
 
 
 def decode_jpegs(blob: np.ndarray, offsets: np.ndarray, *, quiet: bool = False) -> np.ndarray:
-    """Decodes JPEG files that lie end to end in one array of bytes.
+    """Decodes JPEG files that are joined in one array of bytes.
 
     Pillow decodes with the accurate integer DCT: the pixels are those of TensorFlow's
     `decode_jpeg(dct_method="INTEGER_ACCURATE")`, not of its faster default.
 
     Args:
         blob: The bytes, shape (bytes,), uint8.
-        offsets: Where each file begins, and the end of the last; shape (images + 1,).
+        offsets: The start of each file and the end of the last one, shape (images + 1,).
         quiet: Show no progress.
 
     Returns:
         Pixels, shape (images, height, width, 3), uint8.
 
     Raises:
-        DataError: A file that is no image, or of another size than the first.
+        DataError: A file is not an image, or its size differs from the first one's.
     """
     from PIL import Image
 
@@ -193,11 +200,11 @@ def decode_jpegs(blob: np.ndarray, offsets: np.ndarray, *, quiet: bool = False) 
     return pixels
 
 
-def _digits() -> _Arrays:
+def _load_digits() -> _Arrays:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    # Grey levels run from 0 to 16; as bytes they go through the same division as the others.
+    # Gray levels run from 0 to 16.
     x, y = bunch.images.astype(np.float32) / 16.0, bunch.target
     keep, held_out = stratified_split(y, 0.25, seed=_TEST_SEED)
     return {"x_train": x[keep], "y_train": y[keep], "x_test": x[held_out], "y_test": y[held_out]}
@@ -219,7 +226,7 @@ def _download(name: str) -> _Arrays:
     return dict(zip(_FOUR_ARRAYS, (x_train, y_train, x_test, y_test), strict=True))
 
 
-def _find(name: str, named: _Named, path: Path) -> Path:
+def _find_file(name: str, named: _Named, path: Path) -> Path:
     if not path.is_dir():
         return path
     for file in named.files:
@@ -232,11 +239,11 @@ def _find(name: str, named: _Named, path: Path) -> Path:
     )
 
 
-def _from_file(name: str, named: _Named, path: Path, *, quiet: bool) -> tuple[str, _Arrays]:
+def _read_file(name: str, named: _Named, path: Path, *, quiet: bool) -> tuple[str, _Arrays]:
     arrays = read_npz(path)
     if name == "cifar10" and "train_blob" in arrays:
         wanted = [f"{p}_{k}" for p in ("train", "test") for k in ("blob", "offsets", "labels")]
-        _demand(path, arrays, wanted)
+        _check_arrays(path, arrays, wanted)
         pixels = {
             part: decode_jpegs(arrays[f"{part}_blob"], arrays[f"{part}_offsets"], quiet=quiet)
             for part in ("train", "test")
@@ -251,26 +258,26 @@ def _from_file(name: str, named: _Named, path: Path, *, quiet: bool) -> tuple[st
                 "y_test": arrays["test_labels"],
             },
         )
-    _demand(path, arrays, _FOUR_ARRAYS)
+    _check_arrays(path, arrays, _FOUR_ARRAYS)
     return "", {key: arrays[key] for key in _FOUR_ARRAYS}
 
 
-def _demand(path: Path, arrays: _Arrays, wanted: list[str] | tuple[str, ...]) -> None:
+def _check_arrays(path: Path, arrays: _Arrays, wanted: list[str] | tuple[str, ...]) -> None:
     missing = [key for key in wanted if key not in arrays]
     if missing:
         raise DataError(
             f"Expected {', '.join(wanted)} in {path}. Received: "
-            f"{', '.join(arrays) or 'no arrays'}. For a file of your own, pass its path alone "
-            "instead of a data set's name."
+            f"{', '.join(arrays) or 'no arrays'}. For your own file, pass its path instead of the "
+            "name of a data set."
         )
 
 
-def _checked(y: np.ndarray) -> np.ndarray:
+def _to_labels(y: np.ndarray) -> np.ndarray:
     return as_labels(y, quiet=True)
 
 
-def _scaled(x: np.ndarray, named: _Named, name: str) -> np.ndarray:
-    """Returns images as float32 in 0..1 with a channel axis."""
+def _scale_pixels(x: np.ndarray, named: _Named, name: str) -> np.ndarray:
+    """Returns images as float32 in 0..1, with a channel axis."""
     if x.ndim == 3:
         x = x[..., np.newaxis]
     if x.ndim != 4 or x.shape[1:] != named.image_shape:
@@ -284,5 +291,5 @@ def _scaled(x: np.ndarray, named: _Named, name: str) -> np.ndarray:
         return x
     raise DataError(
         f"Expected pixels 0..255 as uint8 for {name}, as Keras ships it. Received: {x.dtype}. "
-        "For data scaled already, pass the file's path alone instead of the name."
+        "For data that are scaled already, pass the path of the file instead of the name."
     )

@@ -12,30 +12,30 @@ from numpy.typing import NDArray
 from kdtflite.errors import DataError
 from kdtflite.progress import say
 
-__all__ = ["InputSpec", "RepresentativeData", "representative"]
+__all__ = ["InputSpec", "RepresentativeData", "take_samples"]
 
 Array = NDArray[Any]
 
 # Ranges settle with a few hundred samples; TensorFlow's own guide asks for 100 to 500.
 DEFAULT_SAMPLES = 500
 _FEW = 32
-# How much wider than the trained range data may be before it is of another scaling.
+# Data this many times wider than the trained range have another scaling.
 _SCALING_FACTOR = 4.0
-# How far outside the trained range, in its widths, values may lie, and how many may lie further
-# out: a range that training averaged leaves out the data's own outliers.
+# How far values may lie outside the trained range, as a share of its width, and the share of
+# values that may lie further out: a range averaged in training excludes the data's outliers.
 _MARGIN = 0.25
 _OUTLIERS = 0.01
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model takes at one input.
+    """One input of a model.
 
     Attributes:
         name: Name of the input.
-        shape: Shape of one sample, without the batch; None where any size is taken.
+        shape: Shape of one sample, without the batch; None where any size is allowed.
         dtype: "float32", "int32", ...
-        trained_range: Least and greatest value seen in training, where known.
+        trained_range: Smallest and largest value seen in training, where known.
     """
 
     name: str
@@ -46,7 +46,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class RepresentativeData:
-    """Checked samples by input name, shape (samples, ...), in the model's dtypes."""
+    """Checked samples by input name, shape (samples, ...), in the dtypes of the model."""
 
     samples: dict[str, Array]
 
@@ -59,7 +59,7 @@ class RepresentativeData:
             yield {name: value[start : start + size] for name, value in self.samples.items()}
 
 
-def representative(
+def take_samples(
     data: Any, inputs: Sequence[InputSpec], *, limit: int = DEFAULT_SAMPLES, few: int = _FEW
 ) -> RepresentativeData:
     """Takes samples from `data` and checks that they fit the model.
@@ -67,14 +67,22 @@ def representative(
     Args:
         data: An array, shape (samples, ...); a dict of arrays by input name; a pair (x, y); an
             object with an attribute `x`; a tf.data.Dataset, batched or not; or a function that
-            gives an iterable of batches, as TensorFlow Lite takes it. A model with several
-            inputs needs dicts: a file's input order need not be the model's.
-        inputs: What the model takes.
-        limit: The most samples to use; of arrays, evenly spread over the whole set.
-        few: Below how many samples to say that ranges taken from them may be too narrow.
+            returns an iterable of batches, as TensorFlow Lite takes it. A model with several
+            inputs needs dicts, since a file may order its inputs differently.
+        inputs: The inputs of the model.
+        limit: The maximum number of samples; those of an array are spread evenly over it.
+        few: Report that ranges may be too narrow if there are fewer samples.
 
     Raises:
-        DataError: Nothing in it, NaN or infinite values, a wrong shape, dtype, name or scaling.
+        DataError: The data are empty, hold NaN or infinity, or have a wrong shape, dtype, name or
+            scaling.
+
+    Example:
+        >>> import numpy as np
+        >>> from kdtflite.data import InputSpec, take_samples
+        >>> data = take_samples(np.zeros((1000, 4)), [InputSpec("x", (4,))])
+        >>> len(data), data.samples["x"].dtype
+        (500, dtype('float32'))
     """
     taken = _collect(data, inputs, limit)
     names = [spec.name for spec in inputs]
@@ -83,7 +91,7 @@ def representative(
             f"Expected representative data for the inputs {', '.join(names)}. "
             f"Received: {', '.join(map(str, taken)) or 'none'}. Pass a dict by input name."
         )
-    samples = {spec.name: _checked(spec, np.asarray(taken[spec.name])) for spec in inputs}
+    samples = {spec.name: _check(spec, np.asarray(taken[spec.name])) for spec in inputs}
     lengths = {name: len(value) for name, value in samples.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"Expected as many samples for every input. Received: {lengths}.")
@@ -105,7 +113,7 @@ def _collect(data: Any, inputs: Sequence[InputSpec], limit: int) -> dict[str, An
     if hasattr(data, "x") and not isinstance(data, np.ndarray):
         data = data.x
     if hasattr(data, "element_spec"):
-        return _from_iterable(_dataset_batches(data, inputs), inputs, limit)
+        return _collect_batches(_iterate_dataset(data, inputs), inputs, limit)
     if isinstance(data, tuple) and len(data) in (2, 3):
         data = data[0]
     if callable(data):
@@ -115,11 +123,11 @@ def _collect(data: Any, inputs: Sequence[InputSpec], limit: int) -> dict[str, An
                 "Expected the function that gives representative data to return an iterable of "
                 f"batches. Received: {type(given).__name__}."
             )
-        return _from_iterable(given, inputs, limit)
+        return _collect_batches(given, inputs, limit)
     if isinstance(data, Mapping):
         return {name: _spread(np.asarray(value), limit) for name, value in data.items()}
     if isinstance(data, Iterator):
-        return _from_iterable(data, inputs, limit)
+        return _collect_batches(data, inputs, limit)
     if len(inputs) > 1:
         raise DataError(
             f"The model has {len(inputs)} inputs. Expected a dict with the keys "
@@ -141,10 +149,10 @@ def _spread(value: Array, limit: int) -> Array:
     return value[np.linspace(0, len(value) - 1, limit).astype(int)]
 
 
-def _dataset_batches(dataset: Any, inputs: Sequence[InputSpec]) -> Iterable[Any]:
+def _iterate_dataset(dataset: Any, inputs: Sequence[InputSpec]) -> Iterable[Any]:
     spec = dataset.element_spec
     spec = spec[0] if isinstance(spec, tuple) else spec
-    # The first input's own entry: a dict's order need not be the model's.
+    # Looked up by name: a dict may order its entries differently from the model's inputs.
     first = spec.get(inputs[0].name) if isinstance(spec, Mapping) else spec
     shape = getattr(first, "shape", None)
     if shape is not None and shape.rank == len(inputs[0].shape):
@@ -153,13 +161,13 @@ def _dataset_batches(dataset: Any, inputs: Sequence[InputSpec]) -> Iterable[Any]
         yield element[0] if isinstance(element, tuple) else element
 
 
-def _from_iterable(
+def _collect_batches(
     batches: Iterable[Any], inputs: Sequence[InputSpec], limit: int
 ) -> dict[str, Any]:
     parts: dict[str, list[Array]] = {}
     count = 0
     for batch in batches:
-        # [x] as TensorFlow Lite's own generators yield it; (x, y) as those for fit do.
+        # TensorFlow Lite's own generators yield [x]; those for fit yield (x, y).
         if (isinstance(batch, list | tuple) and len(batch) == 1) or (
             isinstance(batch, tuple) and len(batch) in (2, 3)
         ):
@@ -183,21 +191,21 @@ def _from_iterable(
         count += len(next(iter(arrays.values())))
         if count >= limit:
             break
-    return {name: _joined(name, values)[:limit] for name, values in parts.items()}
+    return {name: _join(name, values)[:limit] for name, values in parts.items()}
 
 
-def _joined(name: str, values: list[Array]) -> Array:
+def _join(name: str, values: list[Array]) -> Array:
     shapes = sorted({value.shape[1:] for value in values})
     if len(shapes) > 1:
         raise DataError(
             f"Expected representative data for input {name} in samples of one shape. "
             f"Received samples of shapes {', '.join(map(str, shapes[:4]))}. "
-            "Pad, crop or resize them alike."
+            "Pad, crop or resize them to one shape."
         )
     return np.concatenate(values)
 
 
-def _checked(spec: InputSpec, value: Array) -> Array:
+def _check(spec: InputSpec, value: Array) -> Array:
     where = f"representative data for input {spec.name}"
     if value.ndim == 0 or len(value) == 0:
         raise DataError(f"Expected at least one sample of {where}. Received: an empty array.")
@@ -207,11 +215,11 @@ def _checked(spec: InputSpec, value: Array) -> Array:
     if not fits:
         raise DataError(
             f"Expected {where} of shape {('samples', *spec.shape)}. Received: {value.shape}. "
-            "Shape the samples as the model takes them, with the samples first."
+            "Give them the shape that the model takes, with the samples first."
         )
     if value.dtype.kind not in "biuf":
         raise DataError(f"Expected {where} to be numbers. Received: dtype {value.dtype}.")
-    # As the model's own dtype: 1e60 is finite in float64 and infinite to a float32 model.
+    # In the dtype of the model: 1e60 is finite in float64 and infinite for a float32 model.
     with np.errstate(over="ignore"):
         taken = value.astype(spec.dtype) if spec.dtype.startswith("float") else value
     bad = ~np.isfinite(taken)
@@ -251,5 +259,5 @@ def _check_scaling(spec: InputSpec, value: Array, where: str) -> None:
     elif value.dtype.kind in "iu" and spec.dtype.startswith("float"):
         say(
             f"The {where} are {value.dtype} from {low:.0f} to {high:.0f}; the model takes "
-            f"{spec.dtype}. They are used as they are: was the model trained on that scale?"
+            f"{spec.dtype}. They are used as they are. Was the model trained on that scale?"
         )

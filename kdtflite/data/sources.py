@@ -1,4 +1,4 @@
-"""One door to every data set: by name, or by the path of a user's own."""
+"""Loads any data set: a named one, or the user's own file or folder."""
 
 from __future__ import annotations
 
@@ -24,15 +24,21 @@ def load(
     """Loads a named data set, or a user's own `.npz` file or folder of images.
 
     Args:
-        name_or_path: "digits", "mnist", "fashion_mnist", "cifar10", or a path. A name wins over
-            a file of the same name; write "./digits" for the file.
-        path: Where the named set's file lies; "auto" downloads it once.
-        seed: Chooses which samples each split gets.
+        name_or_path: "digits", "mnist", "fashion_mnist", "cifar10", or a path. A name takes
+            precedence over a file of the same name; write "./digits" for the file.
+        path: Where the file of the named data set is; "auto" downloads it once.
+        seed: Chooses the samples of each split.
         **options: Passed to `load_dataset` or `load_user_dataset`.
 
     Raises:
         ConfigurationError: Neither a name nor a path that exists.
         DataError: The file cannot be used.
+
+    Example:
+        >>> import kdtflite
+        >>> dataset = kdtflite.data.load("digits")
+        >>> dataset.sample_shape, dataset.classes
+        ((8, 8, 1), 10)
     """
     if is_path(name_or_path):
         return load_user_dataset(name_or_path, seed=seed, **options)
@@ -41,7 +47,7 @@ def load(
 
 
 def is_path(name_or_path: str | os.PathLike[str]) -> bool:
-    """Says whether `load` takes it for a path: it looks like one, or is there, and is no name."""
+    """Says whether `load` reads this as a path: it looks like one or exists, and is not a name."""
     if not isinstance(name_or_path, str):
         return True
     if name_or_path in NAMES:

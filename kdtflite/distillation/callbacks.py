@@ -1,46 +1,51 @@
-"""Callbacks of a training: what the user gave, and what moves its schedules on."""
+"""The callbacks of a training beside the user's."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.models.keras3_callbacks import to_tf_keras_callback
+from kdtflite.distillation.checks.finite import StopUnlessFinite
+from kdtflite.models.keras3.callbacks import to_tf_keras_callback
 
-__all__ = ["Scheduled", "all_callbacks"]
-
-
-class Scheduled(Protocol):
-    """What has schedules."""
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Moves every schedule on to `epoch`, from 0, of `epochs`."""
+__all__ = ["append_callbacks", "build_callbacks"]
 
 
-def all_callbacks(callbacks: Any, *scheduled: Scheduled) -> Any:
-    """Returns what `fit` takes as callbacks: those that move schedules first, then the user's.
+def build_callbacks(callbacks: Any, *distillers: Any, watched: Sequence[keras.Model] = ()) -> Any:
+    """Returns what `fit` takes as callbacks: first those of a training, then the user's.
 
     Args:
         callbacks: None, a callback, a list or a CallbackList; Keras 3 ones are converted.
-        scheduled: Whose schedules move on at the start of every epoch.
+        distillers: Their schedules move at the start of every epoch.
+        watched: Models whose training stops with an error when it diverges.
     """
-    first = [_Schedules(each) for each in scheduled]
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        for callback in first:
-            callbacks.append(callback)
-        return callbacks
-    given = [] if callbacks is None else tf.nest.flatten(callbacks)
-    return [*first, *(to_tf_keras_callback(callback) for callback in given)]
+    first: list[keras.callbacks.Callback] = [_MoveSchedules(distiller) for distiller in distillers]
+    listed = isinstance(callbacks, keras.callbacks.CallbackList)
+    given = (
+        [] if callbacks is None else tf.nest.flatten(callbacks.callbacks if listed else callbacks)
+    )
+    given = [to_tf_keras_callback(callback) for callback in given]
+    if watched and not any(isinstance(each, keras.callbacks.TerminateOnNaN) for each in given):
+        first.append(StopUnlessFinite(watched))
+    return append_callbacks(callbacks, *first) if listed else [*first, *given]
 
 
-class _Schedules(keras.callbacks.Callback):
-    """Builds the optimizer, and moves weights and temperatures on at the start of every epoch."""
+def append_callbacks(callbacks: Any, *more: keras.callbacks.Callback) -> Any:
+    """Returns a list or CallbackList of callbacks with more at its end."""
+    for callback in more:
+        callbacks.append(callback)
+    return callbacks
 
-    def __init__(self, scheduled: Scheduled) -> None:
+
+class _MoveSchedules(keras.callbacks.Callback):
+    """Builds the optimizer, and moves weights and temperatures at the start of every epoch."""
+
+    def __init__(self, distiller: Any) -> None:
         super().__init__()
-        self.scheduled = scheduled
+        self.distiller = distiller
 
     def on_train_begin(self, logs: Any = None) -> None:
         del logs
@@ -50,4 +55,4 @@ class _Schedules(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         del logs
-        self.scheduled.begin_epoch(epoch, self.params["epochs"])
+        self.distiller.begin_epoch(epoch, self.params["epochs"])

@@ -5,46 +5,46 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
 
-from kdtflite.distillation.auto import Auto, Choice, as_auto
-from kdtflite.distillation.calibrate_first import calibrate_on_first_batches
-from kdtflite.distillation.callbacks import all_callbacks
-from kdtflite.distillation.check_first import check_first_batch, label_outside
-from kdtflite.distillation.check_models import check_loss, check_mixing, check_models
-from kdtflite.distillation.losses import DistillationLoss, HardLabels, SoftTargets
+from kdtflite.distillation.checks.compatibility import check_teacher
+from kdtflite.distillation.checks.teacher_score import TeacherScore
+from kdtflite.distillation.losses import DistillationLoss, SoftTargets
 from kdtflite.distillation.losses.state import LossState
-from kdtflite.distillation.mixing import Mixing
-from kdtflite.distillation.objective import Objective, share_of_mean
-from kdtflite.distillation.outputs import as_classes, resolve_outputs, resolve_task, to_logits
-from kdtflite.distillation.own_errors import own_errors
+from kdtflite.distillation.mixing import Mixed, Mixing
+from kdtflite.distillation.objective import Objective
+from kdtflite.distillation.outputs import (
+    as_classes,
+    pick_for_output,
+    resolve_outputs,
+    resolve_task,
+)
+from kdtflite.distillation.replicas import reduce_loss
 from kdtflite.distillation.schedules import Schedule
-from kdtflite.distillation.step import Observed, Step, Taught
+from kdtflite.distillation.search.auto import Auto, Choice, as_auto
+from kdtflite.distillation.search.trials import choose_losses
+from kdtflite.distillation.step import Observed, Step
 from kdtflite.distillation.taps import TappedModel
-from kdtflite.distillation.teachers.failures import python_error
+from kdtflite.distillation.teachers.base import Teacher
 from kdtflite.distillation.teachers.model import check_ends
 from kdtflite.distillation.teachers.resolve import as_teacher
-from kdtflite.distillation.trials import choose_on
-from kdtflite.errors import ConfigurationError, DataError
+from kdtflite.distillation.training import BaseDistiller
+from kdtflite.errors import ConfigurationError
 from kdtflite.models.as_tf_keras import as_tf_keras
-from kdtflite.models.keras3_objects import (
-    to_tf_keras_loss,
-    to_tf_keras_metric,
-    to_tf_keras_optimizer,
-)
+from kdtflite.models.inspect import find_output_step
 
 __all__ = ["Distiller"]
 
 
-class Distiller(keras.Model):
-    """Trains a student on the labels and on what a teacher shows.
+class Distiller(BaseDistiller):
+    """Trains a student on the labels and on a teacher's outputs.
 
         L = w · L_hard(y, student(x)) + Σᵢ wᵢ · Lᵢ(student(x), teacher(x)) + regularization
 
-    (Hinton et al., arXiv 1503.02531.) Compile, fit, evaluate and predict as any Keras model;
+    (Hinton et al., arXiv 1503.02531.) Compile, fit, evaluate and predict as with any Keras model;
     `evaluate`, `predict` and `save` are the student's. A step runs the teacher once, with
     training=False and without gradient, and the student once, feature taps included.
     `sample_weight` and `class_weight` weigh every term, and each term is the mean over the global
@@ -56,33 +56,45 @@ class Distiller(keras.Model):
         teacher: A Keras model, a `kdtflite.teachers` Teacher (an ensemble, a file, a cache), a
             path, a list of these, or a Python function. Its weights are never trained, saved or
             counted. None only where `losses` is empty: training on the labels alone.
-        losses: Distillation losses; by default `SoftTargets(temperature=4.0)`. "auto", or an
-            `Auto`: `fit` chooses by short runs on its validation data, see `choice`.
+        losses: Distillation losses; by default `SoftTargets(temperature=4.0)`. With "auto", or an
+            `Auto`, `fit` chooses by short runs on its validation data, see `choice`.
         hard_label_weight: w, from 0 (the teacher alone) to 1, or a schedule; by default 0.1 with
             losses on logits, 1 with others alone.
-        loss_weights: wᵢ, one a loss, numbers or schedules; by default each loss's own, and 1 - w
-            in equal parts for those on logits.
-        teacher_preprocessing: Turns what `fit` is given into the teacher's inputs, with TensorFlow
+        loss_weights: One wᵢ per loss, numbers or schedules; by default each loss's own, and equal
+            parts of 1 - w for those on logits.
+        teacher_preprocessing: Turns the inputs of `fit` into the teacher's, with TensorFlow
             operations: another size, scaling or domain.
-        student_preprocessing: The same for the student; in `evaluate` and `predict` too.
+        student_preprocessing: The same for the student; also used by `evaluate` and `predict`.
         mixing: `MixUp` or `CutMix`: student and teacher see the same mixed samples.
         teacher_outputs: "logits", "probabilities" (softmax), "sigmoid", "values" (regression), or
             "auto" to read it off the last layer.
-        student_outputs: The same for the student. Students best end in logits.
+        student_outputs: The same for the student. Students should end in logits.
         task: "multiclass", "multilabel" (yes or no for each output), "regression", or "auto" to
-            read it off the outputs: a sigmoid or a single unit means yes or no.
+            read it off the outputs: a sigmoid or a single unit means yes or no. The guess is
+            printed, and refused where the loss or the labels contradict it.
         name: Name of this model.
 
     Raises:
         ShapeMismatchError: Teacher and student, or tapped layers, do not fit each other.
-        ConfigurationError: Weights or losses that make no sense, layers that do not exist.
+        ConfigurationError: Invalid weights or losses, or layers that do not exist.
         UnsupportedModelError: A model that is not a built Keras model with one output.
 
     Example:
-        >>> distiller = Distiller(student, teacher, hard_label_weight=0.1)
-        >>> distiller.compile("adam", SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
-        >>> distiller.fit(x, y, validation_data=(x_val, y_val), epochs=20)
+        >>> import kdtflite
+        >>> import tf_keras as keras
+        >>> data = kdtflite.data.load_dataset("digits")
+        >>> def build(units):
+        ...     layers = [keras.layers.Flatten(), keras.layers.Dense(units, "relu")]
+        ...     return keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10)])
+        >>> distiller = kdtflite.Distiller(build(8), build(64), hard_label_weight=0.1)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> distiller.compile("adam", loss, ["accuracy"])
+        >>> history = distiller.fit(data.train.x, data.train.y, verbose=0)
+        >>> list(history.history)[:2]
+        ['loss', 'hard_labels_loss']
     """
+
+    _objective: Objective
 
     def __init__(
         self,
@@ -101,14 +113,10 @@ class Distiller(keras.Model):
         name: str = "distiller",
     ) -> None:
         student = as_tf_keras(student)
-        # Inputs reach the student as they are, and the loss is scaled where the student needs it,
-        # whatever the global policy was when each was made.
-        super().__init__(name=name, autocast=False, dtype=policy_of(student))
-        # What metrics give is every worker's already; Keras would add it up over the workers.
-        self.distribute_reduction_method = "first"
+        super().__init__([student], name=name)
         self.student = student
         self._preprocessing = student_preprocessing
-        self._mixing = check_mixing(mixing)
+        self._mixing = _check_mixing(mixing)
         self._auto = as_auto(losses, hard_label_weight, loss_weights)
         self.choice: Choice | None = None
         if teacher is None and losses not in ([], ()):
@@ -124,17 +132,17 @@ class Distiller(keras.Model):
             )
         )
         check_ends(student, role="student")
-        self._student_outputs = resolve_outputs(student, student_outputs, role="student", task=task)
-        if task == "auto" and self._teacher is not None and self._teacher.outputs == "sigmoid":
-            task = "multilabel"
-        self.task = resolve_task(student, self._student_outputs, task)
-        check_models(self._teacher, student, self.task, own_inputs=student_preprocessing is None)
+        self._task_is_guessed = task == "auto"
+        self.student_outputs = resolve_outputs(student, student_outputs, role="student", task=task)
+        self.task = resolve_task(
+            student, self.student_outputs, task, getattr(self._teacher, "outputs", None)
+        )
+        check_teacher(self._teacher, student, self.task, check_inputs=student_preprocessing is None)
         if self._auto is not None:
-            losses, hard_label_weight = [], 1.0  # until it is chosen
+            losses, hard_label_weight = [], 1.0  # until they are chosen
         self._set_losses(
             [SoftTargets()] if losses is None else losses, hard_label_weight, loss_weights
         )
-        self.built = True  # the student is; this model has no weights of its own
 
     @property
     def teacher(self) -> Any:
@@ -142,32 +150,46 @@ class Distiller(keras.Model):
         return getattr(self._teacher, "model", self._teacher)
 
     @property
-    def trained_variables(self) -> list[tf.Variable]:
-        """What the optimizer changes: the student's weights, then those of adapters in losses."""
-        return [*self.student.trainable_variables, *self._objective.trainable_variables]
-
-    @property
-    def loss_variables(self) -> list[tf.Variable]:
-        """What the losses train or remember; to resume a training, restore these as well."""
-        return self._objective.variables
-
-    @property
-    def draws(self) -> bool:
+    def uses_randomness(self) -> bool:
         """Whether a training step draws random numbers, beside those of the student's layers."""
-        return self._mixing is not None or self._objective.draws
+        return self._mixing is not None or super().uses_randomness
 
-    def adopt(self, choice: Choice) -> None:
-        """Trains from now on by what `losses="auto"` chose, here or elsewhere."""
-        chosen = (self._auto or Auto()).named(choice.chosen)
+    def fingerprint_teacher(self) -> str:
+        """Returns what changes when the teacher's outputs do; "" without a teacher."""
+        return "" if self._teacher is None else self._teacher.fingerprint()
+
+    def with_losses(
+        self,
+        losses: Sequence[DistillationLoss],
+        hard_label_weight: float | Schedule | None = None,
+        loss_weights: Sequence[float | Schedule] | None = None,
+    ) -> Distiller:
+        """Returns another Distiller of the same student and teacher that uses other losses.
+
+        It shares the student, so that training either one trains it, and is not compiled.
+
+        Args:
+            losses: As the constructor takes them.
+            hard_label_weight: As the constructor takes it.
+            loss_weights: As the constructor takes them.
+        """
+        return type(self)(
+            self.student,
+            self._teacher,
+            losses=losses,
+            hard_label_weight=hard_label_weight,
+            loss_weights=loss_weights,
+            **self._get_options(),
+        )
+
+    def apply_choice(self, choice: Choice) -> None:
+        """Trains from now on with what `losses="auto"` chose, here or elsewhere."""
+        chosen = (self._auto or Auto()).find_candidate(choice.chosen)
         hard_labels = self._objective.hard_labels
         self._set_losses(chosen.losses(), chosen.hard_label_weight, chosen.loss_weights)
         self._objective.hard_labels = hard_labels
-        self.train_function = self.test_function = None  # of the losses before
+        self.train_function = self.test_function = None  # they were compiled with other losses
         self.choice = choice
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Moves the schedules of weights and temperatures on to `epoch`, from 0, of `epochs`."""
-        self._objective.begin_epoch(epoch, epochs)
 
     def __dir__(self) -> list[str]:
         # save_weights("*.weights.h5") stores every model that it finds by dir().
@@ -176,166 +198,99 @@ class Distiller(keras.Model):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> tf.Tensor:
         """Returns the student's outputs, shape (batch, ..., classes)."""
         del mask
-        return self.student(self._student_inputs(inputs), training=training)
-
-    def compile(
-        self,
-        optimizer: Any = "adam",
-        loss: Any = None,
-        metrics: Any = None,
-        *,
-        weighted_metrics: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        """Configures training, as `tf_keras.Model.compile`.
-
-        Args:
-            optimizer: Name or optimizer; a Keras 3 one is converted by its configuration.
-            loss: The hard-label loss. It may be left out only with hard_label_weight=0.
-            metrics: Metrics of the student's outputs.
-            weighted_metrics: The same, weighted by `sample_weight`.
-            **kwargs: steps_per_execution, jit_compile, run_eagerly.
-
-        Raises:
-            ConfigurationError: A loss or option that cannot be used here, or an object of
-                Keras 3 that has no counterpart, by name.
-        """
-        if "loss_weights" in kwargs:
-            raise ConfigurationError(
-                "Distiller.compile() takes no loss_weights: the student has one output. "
-                "Weigh the terms with hard_label_weight= and loss_weights= of Distiller()."
-            )
-        loss = to_tf_keras_loss(loss)
-        weight = self._objective.hard_label_weight
-        if loss is None and weight != 0:
-            raise ConfigurationError(
-                f"hard_label_weight={weight} needs a loss for the hard labels. "
-                "Pass loss= to compile(), or hard_label_weight=0 to Distiller()."
-            )
-        hard_labels = None if loss is None else HardLabels(loss)
-        if hard_labels is not None:
-            check_loss(hard_labels, self._student_outputs, self.task)
-        self._objective.hard_labels = hard_labels
-        super().compile(
-            optimizer=to_tf_keras_optimizer(optimizer),
-            loss=loss,
-            metrics=to_tf_keras_metric(metrics),
-            weighted_metrics=to_tf_keras_metric(weighted_metrics),
-            **kwargs,
-        )
-
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
-        **kwargs: Any,
-    ) -> keras.callbacks.History:
-        """Trains the student, as `tf_keras.Model.fit`.
-
-        A quantization-aware student whose activation ranges were not set yet is calibrated on
-        the first batches first. Keras 3 callbacks are converted or refused by name.
-
-        Raises:
-            ShapeMismatchError: Samples that the student cannot take.
-            DataError: Labels that the loss cannot take, or none; samples that are not batched.
-        """
-        callbacks = all_callbacks(callbacks, self)
-        x = check_first_batch(
-            self.student,
-            self._objective.hard_labels,
-            x,
-            y,
-            preprocessed=self._preprocessing is not None,
-        )
-        x = calibrate_on_first_batches(
-            self.student, x, batch_size=batch_size, inputs_of=self._student_inputs
-        )
-        if self._auto is not None and self.choice is None:
-            self.adopt(choose_on(self, self._auto, x, y, batch_size, epochs, kwargs))
-        try:
-            with own_errors():
-                return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
-        except tf.errors.OpError as error:
-            if cause := python_error(error):
-                raise cause from None
-            if problem := label_outside(error):
-                raise DataError(problem) from None
-            raise
-
-    def evaluate(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-        """Evaluates the student, as `tf_keras.Model.evaluate`: its hard-label loss and metrics."""
-        with own_errors():
-            return super().evaluate(*args, callbacks=all_callbacks(callbacks), **kwargs)
-
-    def predict(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-        """Returns the student's outputs, as `tf_keras.Model.predict`."""
-        with own_errors():
-            return super().predict(*args, callbacks=all_callbacks(callbacks), **kwargs)
+        return self.student(self._prepare_inputs(inputs), training=training)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Trains on one batch and returns the running means of every loss term and metric."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = self._unpack(data)
+        objective = self._objective
         mixed = None if self._mixing is None else self._mixing(x)
         x = x if mixed is None else mixed.inputs
-        gradients = self._objective.needs_input_gradient
-        with contextlib.ExitStack() as recording:
-            inputs_recorded = recording if gradients else None
-            taught = self._taught(x, inputs_recorded)
+        with contextlib.ExitStack() as stack:
+            recording = stack if objective.needs_input_gradient else None
+            shown = self._observe_teacher(x, recording)
             with tf.GradientTape() as tape:
                 outputs, seen = self._tapped.observe(
-                    self._student_inputs(x), training=True, recording=inputs_recorded
+                    self._prepare_inputs(x), training=True, recording=recording
                 )
-                hard = self._hard(y, outputs)
-                if mixed is not None and hard is not None:
-                    hard = mixed.mix(hard, self._hard(mixed.partners(y), outputs))
-                logits = as_classes(to_logits(outputs, self._student_outputs), self.task)
-                seen = Observed(logits, seen.features, seen.input_gradient, seen.mask)
-                regularization = self._regularization()
-                total = self._objective(
-                    Step(seen, seen if taught is None else taught, y),
-                    hard,
-                    sample_weight,
-                    regularization,
-                )
-                replicas = tf.distribute.get_strategy().num_replicas_in_sync
-                loss = share_of_mean(total) + regularization / replicas
+                if mixed is not None and outputs.shape.rank == 4:
+                    y, sample_weight = mixed.cut(y), mixed.cut(sample_weight)
+                hard, labels = self._compare_labels(y, outputs, mixed)
+                seen = replace(seen, logits=objective.to_classes(outputs))
+                regularization = self._sum_regularization()
+                step = Step(seen, seen if shown is None else shown, labels)
+                total = objective(step, hard, sample_weight, regularization)
+                loss = reduce_loss(total, regularization)
         self.optimizer.minimize(loss, self.trained_variables, tape=tape)
         return self.compute_metrics(x, y, outputs, sample_weight)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluates the student on one batch: its hard-label loss and metrics."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        outputs = self(x, training=False)
-        mask = getattr(outputs, "_keras_mask", None)
-        self._objective.evaluate(
-            self._hard(y, outputs), mask, sample_weight, self._regularization()
-        )
-        results = self.compute_metrics(x, y, outputs, sample_weight)
-        training_only = {mean.name for mean in self._objective.metrics}
-        return {name: value for name, value in results.items() if name not in training_only}
+    def _evaluate(self, x: Any, y: Any, sample_weight: Any, *, asks_teacher: bool) -> Any:
+        if not asks_teacher:
+            return super()._evaluate(x, y, sample_weight, asks_teacher=False)
+        objective = self._objective
+        with contextlib.ExitStack() as stack:
+            recording = stack if objective.needs_input_gradient else None
+            shown = self._observe_teacher(x, recording)
+            outputs, seen = self._tapped.observe(
+                self._prepare_inputs(x), training=False, recording=recording
+            )
+            seen = replace(seen, logits=objective.to_classes(outputs))
+            step = Step(seen, seen if shown is None else shown, y)
+            regularization = self._sum_regularization()
+            objective.evaluate(y, outputs, sample_weight, regularization, step)
+        return outputs
+
+    def _list_scores(self) -> list[tuple[str, TeacherScore]]:
+        score = self._objective.teacher_score
+        return [] if self._teacher is None or score is None else [(self._teacher.name, score)]
+
+    def _pick(self, given: Any, what: str) -> Any:
+        return pick_for_output(given, self.student, what)
 
     @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """The means of the loss and its terms, then the compiled metrics."""
-        compiled = [] if self.compiled_metrics is None else self.compiled_metrics.metrics
-        return [self._objective.loss, *self._objective.metrics, *compiled]
+    def _frozen_teachers(self) -> list[Teacher]:
+        return [] if self._teacher is None else [self._teacher]
 
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the student, so that `ModelCheckpoint` keeps what one ships."""
-        self.student.save(filepath, *args, **kwargs)
+    def _compare_labels(self, y: Any, outputs: Any, mixed: Mixed | None) -> tuple[Any, Any]:
+        """Returns the hard-label loss, or None, and the labels for losses that read them."""
+        hard = self._objective.compare_labels(y, outputs)
+        if mixed is None or y is None or (mixed.box is not None and outputs.shape.rank == 4):
+            return hard, y
+        partners = mixed.select_partners(y)
+        if hard is not None:
+            hard = mixed.mix(hard, self._objective.compare_labels(partners, outputs))
+        if self.task == "regression":
+            y = tf.nest.map_structure(mixed.average, _to_floats(y), _to_floats(partners))
+        return hard, y
+
+    def _get_options(self) -> dict[str, Any]:
+        """Returns the options of the constructor that do not depend on the losses."""
+        return {
+            "student_preprocessing": self._preprocessing,
+            "mixing": self._mixing,
+            "student_outputs": self.student_outputs,
+            "task": self.task,
+        }
 
     def _set_losses(self, losses: Any, hard_label_weight: Any, loss_weights: Any) -> None:
-        objective = Objective(losses, hard_label_weight, loss_weights, self.task)
+        objective = Objective(
+            losses,
+            hard_label_weight,
+            loss_weights,
+            outputs=self.student_outputs,
+            task=self.task,
+            output_shape=tuple(self.student.output_shape),
+            guessed=self._task_is_guessed,
+            scores_teacher=self._mixing is None,
+            output_step=find_output_step(self.student),
+        )
         self._tapped = TappedModel(self.student, objective.student_layers, role="student")
         if self._teacher is not None:
             if objective.needs_input_gradient and not self._teacher.differentiable:
                 raise ConfigurationError(
-                    "A loss on gradients by the inputs needs a Keras model as the teacher. "
-                    f"Received: a {type(self._teacher).__name__}, through which no gradient flows."
+                    "A loss on gradients with respect to the inputs needs a Keras model as the "
+                    f"teacher. Received: a {type(self._teacher).__name__}, through which no "
+                    "gradient flows."
                 )
             self._teacher = copy.copy(self._teacher)  # others may tap other layers of the same
             objective.build(self._tapped.shapes, self._teacher.tap(objective.teacher_layers))
@@ -343,28 +298,38 @@ class Distiller(keras.Model):
         # Checkpoints of this model keep what the losses train; the student's own files do not.
         self._loss_state = LossState(objective.variables)
 
-    def _taught(self, x: Any, recording: contextlib.ExitStack | None) -> Observed | None:
-        """Returns what the teacher shows of a batch; None where no loss looks at it."""
+    def _prepare_training(
+        self, x: Any, y: Any, batch_size: int | None, epochs: int, options: dict[str, Any]
+    ) -> Any:
+        x = super()._prepare_training(x, y, batch_size, epochs, options)
+        if self._auto is not None and self.choice is None:
+            self.apply_choice(choose_losses(self, self._auto, x, y, batch_size, epochs, options))
+        return x
+
+    @property
+    def _takes_samples_unchanged(self) -> bool:
+        return self._preprocessing is None
+
+    def _prepare_inputs(self, x: Any) -> Any:
+        x = super()._prepare_inputs(x)
+        return x if self._preprocessing is None else self._preprocessing(x)
+
+    def _observe_teacher(self, x: Any, recording: contextlib.ExitStack | None) -> Observed | None:
+        """Returns what the teacher gives for a batch; None where no loss looks at it."""
         if self._teacher is None or not self._objective.losses:
             return None
         seen = self._teacher.observe(x, recording)
-        logits = as_classes(seen.logits, self.task)
-        return Observed(logits, seen.features, seen.input_gradient, seen.mask)
-
-    def _student_inputs(self, x: Any) -> Any:
-        x = x.inputs if isinstance(x, Taught) else x
-        return x if self._preprocessing is None else self._preprocessing(x)
-
-    def _hard(self, y: Any, outputs: tf.Tensor) -> tf.Tensor | None:
-        hard_labels = self._objective.hard_labels
-        return None if hard_labels is None else hard_labels(y, outputs)
-
-    def _regularization(self) -> tf.Tensor:
-        return tf.add_n([tf.cast(value, tf.float32) for value in self.losses] or [0.0])
+        return replace(seen, logits=as_classes(seen.logits, self.task))
 
 
-def policy_of(student: keras.Model) -> str:
-    """Returns the policy under which Keras scales the loss if `student` computes in float16."""
-    layers = student._flatten_layers(include_self=False)
-    half = any(layer.compute_dtype == "float16" for layer in layers)
-    return "mixed_float16" if half else "float32"
+def _to_floats(labels: Any) -> Any:
+    return tf.nest.map_structure(lambda part: tf.cast(part, tf.float32), labels)
+
+
+def _check_mixing(mixing: Any) -> Mixing | None:
+    if not isinstance(mixing, Mixing | None):
+        raise ConfigurationError(
+            "Expected mixing to be a MixUp or CutMix of kdtflite.distillation, for example "
+            f"MixUp(alpha=0.2). Received: {mixing!r}."
+        )
+    return mixing

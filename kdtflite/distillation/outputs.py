@@ -1,36 +1,54 @@
-"""What a model's outputs mean, and the logits that losses take."""
+"""The kinds of outputs and tasks, and the logits that losses take."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import tensorflow as tf
 
 from kdtflite.errors import ConfigurationError, choose
-from kdtflite.models.inspect import number_of_classes, output_kind
+from kdtflite.models.inspect import count_classes, find_output_kind
+from kdtflite.models.layer_names import strip_prefix
 from kdtflite.progress import say
 
-__all__ = ["Outputs", "Task", "as_classes", "resolve_outputs", "resolve_task", "to_logits"]
+__all__ = [
+    "Outputs",
+    "Task",
+    "as_classes",
+    "pick_for_output",
+    "resolve_outputs",
+    "resolve_task",
+    "to_logits",
+]
 
 Outputs = Literal["logits", "probabilities", "sigmoid", "values"]
-"""Logits; softmax probabilities; a sigmoid's, each for itself; or real values (regression)."""
+"""Logits; softmax probabilities; independent sigmoid probabilities; real values (regression)."""
 
 Task = Literal["multiclass", "multilabel", "regression"]
-"""One class a sample (or position); yes or no for each of several labels; real values."""
+"""One class per sample (or position); yes or no for each label; real values."""
 
 # The smallest normal float32: a probability that underflowed stays finite in log space.
 _TINY = 1.1754944e-38
-# Half of float32's step below 1: a sigmoid nearer to 1 than that has been rounded to 1.
+# Half of float32's step below 1: a sigmoid closer to 1 than this was rounded to 1.
 _NEAR_ONE = 2.0**-25
 
 
-def to_logits(outputs: Any, kind: Outputs) -> tf.Tensor:
-    """Returns float32 logits from a model's outputs, which are of `kind`.
+def to_logits(outputs: Any, kind: Outputs, *, step: float = 0.0) -> tf.Tensor:
+    """Returns float32 logits computed from a model's outputs.
 
-    The logarithm of a probability is a logit: softmax(log p) = p. That of a sigmoid's is
-    log(p / (1 - p)).
+    The logarithm of a softmax probability is a logit, since softmax(log p) = p. The logit of a
+    sigmoid probability is log(p / (1 - p)).
+
+    Args:
+        outputs: The model's outputs.
+        kind: What they are.
+        step: The distance of two codes if the probabilities are rounded, as `find_output_step`
+            returns it. A probability of 0 then counts as half a step.
     """
     outputs = tf.cast(outputs, tf.float32)
+    if step and kind in ("probabilities", "sigmoid"):
+        outputs = tf.where(outputs < _TINY, step / 2, outputs)
     if kind == "probabilities":
         return tf.math.log(tf.maximum(outputs, _TINY))
     if kind == "sigmoid":
@@ -43,11 +61,11 @@ def as_classes(logits: tf.Tensor, task: Task) -> tf.Tensor:
     """Returns logits with the classes of one decision on the last axis.
 
     A yes-or-no label with logit z is a choice between two classes with logits 0 and z, since
-    softmax(0, z) = (1 - sigmoid(z), sigmoid(z)): every loss between classes works for it.
+    softmax(0, z) = (1 - sigmoid(z), sigmoid(z)). So every loss on classes works for it.
 
     Args:
         logits: Shape (batch, ..., classes), or (batch, labels) for "multilabel".
-        task: What is decided.
+        task: What the model decides.
 
     Returns:
         `logits`, or shape (batch, labels, 2) for "multilabel".
@@ -58,16 +76,16 @@ def as_classes(logits: tf.Tensor, task: Task) -> tf.Tensor:
 
 
 def resolve_outputs(model: Any, outputs: str, *, role: str, task: str = "auto") -> Outputs:
-    """Returns what `model` gives, as said or as its last layer shows.
+    """Returns what the outputs of `model` are: as given, or as its last layer shows.
 
     Args:
         model: A tf_keras model with one output.
         outputs: One of `Outputs`, or "auto".
         role: "teacher" or "student", for messages.
-        task: One of `Task`, or "auto"; regression has values whatever the last layer.
+        task: One of `Task`, or "auto"; regression has values whatever the last layer is.
 
     Raises:
-        ConfigurationError: `outputs` is none of the valid words, or the last layer tells nothing.
+        ConfigurationError: `outputs` is not a valid word, or the last layer does not show it.
     """
     if outputs not in ("auto", *get_args(Outputs)):
         raise ConfigurationError(
@@ -78,7 +96,7 @@ def resolve_outputs(model: Any, outputs: str, *, role: str, task: str = "auto") 
         return outputs  # type: ignore[return-value]
     if task == "regression":
         return "values"
-    found = output_kind(model)
+    found = find_output_kind(model)
     if found == "unknown":
         raise ConfigurationError(
             f"The {role}'s last layer ({model.layers[-1].name}, "
@@ -89,22 +107,36 @@ def resolve_outputs(model: Any, outputs: str, *, role: str, task: str = "auto") 
     return found
 
 
-def resolve_task(student: Any, outputs: Outputs, task: str) -> Task:
-    """Returns what a student decides, as said or as its outputs show.
+def resolve_task(
+    student: Any, outputs: Outputs, task: str, teacher_outputs: str | None = None
+) -> Task:
+    """Returns what a student decides: as given, or as its outputs and its teacher's show.
 
     Args:
         student: A tf_keras model with one output.
-        outputs: What it gives.
+        outputs: What its outputs are.
         task: One of `Task`, or "auto": a sigmoid, or one output unit, means yes or no.
+        teacher_outputs: What the teacher's outputs are; None without a teacher.
 
     Raises:
-        ConfigurationError: No such task, or one that the outputs contradict.
+        ConfigurationError: An unknown task, or one that the outputs contradict.
     """
+    if task == "auto" and outputs == "values" and teacher_outputs != "sigmoid":
+        return "regression"
     if task == "auto":
-        if outputs == "values":
-            return "regression"
-        one = number_of_classes(student) == 1
-        return "multilabel" if one or outputs == "sigmoid" else "multiclass"
+        count = count_classes(student)
+        by_teacher = teacher_outputs == "sigmoid" and outputs != "sigmoid"
+        yes_or_no = by_teacher or count == 1 or outputs == "sigmoid"
+        decides = f"for each of {count} labels" if count > 1 else ""
+        decides = f"yes or no {decides}".rstrip() if yes_or_no else f"one of {count} classes"
+        whose = "the teacher's" if by_teacher else "its"
+        say(
+            f"The student {student.name!r} is taken to decide {decides} (seen from {whose} last "
+            "layer); pass task= if it does not."
+        )
+        if not by_teacher:
+            return "multilabel" if yes_or_no else "multiclass"
+        task = "multilabel"
     choose(task, get_args(Task), what="task")
     valid = {
         "multiclass": ("logits", "probabilities"),
@@ -113,15 +145,38 @@ def resolve_task(student: Any, outputs: Outputs, task: str) -> Task:
     }[task]
     if outputs not in valid:
         raise ConfigurationError(
-            f"A student that gives {_NAMES[outputs]} cannot be one of task={task!r}. "
+            f"A student that gives {_NAMES[outputs]} cannot have task={task!r}. "
             f"Expected student_outputs to be one of: {', '.join(valid)}."
         )
     return task  # type: ignore[return-value]
 
 
+def pick_for_output(given: Any, model: Any, what: str) -> Any:
+    """Returns what is given for a model's only output: itself, or the value under its name.
+
+    Args:
+        given: Labels, weights, a loss or metrics; a dict of one of them by the output's name, or,
+            for a loss, a list of one.
+        model: A tf_keras model with one output.
+        what: What is given, for the message.
+
+    Raises:
+        ConfigurationError: A dict with other keys.
+    """
+    if what == "loss" and isinstance(given, list | tuple) and len(given) == 1:
+        return given[0]
+    if not isinstance(given, Mapping):
+        return given
+    (name,) = model.output_names
+    own = {name, strip_prefix(name)}
+    for key in given:
+        choose(str(key), own, what=f"output (a key of {what}=)")
+    return next(iter(given.values()), None)
+
+
 _NAMES = {
     "logits": "logits",
     "probabilities": "probabilities",
-    "sigmoid": "probabilities, each for itself (sigmoid)",
+    "sigmoid": "independent probabilities (sigmoid)",
     "values": "values",
 }

@@ -10,14 +10,14 @@ import tensorflow as tf
 
 from kdtflite.errors import ConfigurationError
 
-__all__ = ["Constant", "Cosine", "GradualSoftLossReduction", "Linear", "Schedule", "current"]
+__all__ = ["Constant", "Cosine", "GradualSoftLossReduction", "Linear", "Schedule", "read_value"]
 
 
 class Schedule(abc.ABC):
-    """A number that depends on how far the training is.
+    """A number that changes during the training.
 
     Pass it wherever a loss or the Distiller takes a weight or a temperature. `fit` sets it at the
-    start of every epoch; outside of a training it has its first value.
+    start of every epoch; outside a training it has its first value.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Schedule(abc.ABC):
 
     @property
     def value(self) -> tf.Variable:
-        """The current value, a float32 scalar that compiled steps read anew each time."""
+        """The current value, a float32 scalar that compiled steps read at every run."""
         if self._variable is None:
             with tf.init_scope():
                 self._variable = tf.Variable(
@@ -54,7 +54,7 @@ class Constant(Schedule):
 
     def __init__(self, value: float) -> None:
         super().__init__()
-        self.constant = _finite(value, "value")
+        self.constant = _require_finite(value, "value")
 
     def at(self, epoch: int, epochs: int) -> float:  # noqa: D102
         del epoch, epochs
@@ -64,17 +64,17 @@ class Constant(Schedule):
 class _Between(Schedule):
     def __init__(self, start: float, end: float) -> None:
         super().__init__()
-        self.start = _finite(start, "start")
-        self.end = _finite(end, "end")
+        self.start = _require_finite(start, "start")
+        self.end = _require_finite(end, "end")
 
     def at(self, epoch: int, epochs: int) -> float:
         # The last epoch has the end value, a single one the first.
         progress = min(max(epoch / (epochs - 1), 0.0), 1.0) if epochs > 1 else 0.0
-        return self.start + (self.end - self.start) * self._share(progress)
+        return self.start + (self.end - self.start) * self._ease(progress)
 
     @abc.abstractmethod
-    def _share(self, progress: float) -> float:
-        """Returns how much of the way is done, from 0 to 1, at `progress` from 0 to 1."""
+    def _ease(self, progress: float) -> float:
+        """Returns the covered fraction of the way, from 0 to 1, at `progress` from 0 to 1."""
 
 
 class Linear(_Between):
@@ -85,7 +85,7 @@ class Linear(_Between):
         end: Value in the last epoch.
     """
 
-    def _share(self, progress: float) -> float:
+    def _ease(self, progress: float) -> float:
         return progress
 
 
@@ -97,7 +97,7 @@ class Cosine(_Between):
         end: Value in the last epoch.
     """
 
-    def _share(self, progress: float) -> float:
+    def _ease(self, progress: float) -> float:
         return (1.0 - math.cos(math.pi * progress)) / 2
 
 
@@ -105,19 +105,19 @@ class GradualSoftLossReduction(Schedule):
     """Gradual soft-loss reduction (Shin, Boo & Sung, arXiv 1909.01688).
 
     The weight of the soft loss falls linearly from `start` to 0 and stays there, so that training
-    ends on the hard labels alone: a student of little capacity, and one that is quantized, first
-    follows the teacher and then settles on the task.
+    ends on the hard labels alone: a small or quantized student first follows the teacher and then
+    settles on the task.
 
     Args:
         start: Weight of the soft loss in the first epoch.
-        until: Share of the training, above 0 up to 1, after which the weight is 0.
+        until: Fraction of the training, above 0 and at most 1, after which the weight is 0.
     """
 
     def __init__(self, start: float = 1.0, until: float = 1.0) -> None:
         super().__init__()
-        self.start = _finite(start, "start")
+        self.start = _require_finite(start, "start")
         if not 0 < until <= 1:
-            raise ConfigurationError(f"Expected until above 0 and up to 1. Received: {until}.")
+            raise ConfigurationError(f"Expected until above 0 and at most 1. Received: {until}.")
         self.until = float(until)
 
     def at(self, epoch: int, epochs: int) -> float:  # noqa: D102
@@ -125,12 +125,12 @@ class GradualSoftLossReduction(Schedule):
         return self.start * max(0.0, 1.0 - epoch / last)
 
 
-def current(value: float | Schedule, dtype: Any = tf.float32) -> Any:
-    """Returns a number as it is, or a schedule's current value as a tensor of `dtype`."""
+def read_value(value: float | Schedule, dtype: Any = tf.float32) -> Any:
+    """Returns a number unchanged, or a schedule's current value as a tensor of `dtype`."""
     return tf.cast(value.value, dtype) if isinstance(value, Schedule) else value
 
 
-def _finite(value: float, name: str) -> float:
+def _require_finite(value: float, name: str) -> float:
     if not math.isfinite(value):
         raise ConfigurationError(f"Expected a finite {name}. Received: {name}={value}.")
     return float(value)

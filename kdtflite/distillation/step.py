@@ -1,4 +1,4 @@
-"""What a training step saw: one forward pass of the student and one of the teacher."""
+"""What a training step observes: one forward pass of the student and one of the teacher."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["Observed", "Step", "Taught"]
+__all__ = ["CachedBatch", "Observed", "Step"]
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What one model gave in one forward pass.
+    """What one model returned in one forward pass.
 
     Attributes:
         logits: Shape (batch, classes); (batch, positions, classes) for sequences;
@@ -21,8 +21,8 @@ class Observed:
             regression.
         features: Tensors of the tapped layers by path, batch first.
         input_gradient: Turns values computed from `logits`, shape (batch,), into their
-            gradients by the model's inputs, in the inputs' structure and shapes; None where no
-            loss asked for it.
+            gradients with respect to the model's inputs, in the inputs' structure and shapes;
+            None where no loss needs it.
         mask: Which positions of a sequence count, shape (batch, positions), bool; None for all.
     """
 
@@ -37,23 +37,31 @@ class Step:
     """What the losses of one training step are computed from.
 
     Attributes:
-        student: The student's pass, with training=True.
+        student: The student's forward pass, with training=True.
         teacher: The teacher's, with training=False; no gradient flows into it.
         labels: The true labels as `fit` was given them, or None.
+        counted: Which decisions count, bool, the shape of the logits without the last axis: those
+            that no layer masks and that the hard-label loss does not ignore; by default the
+            student's mask. None for all.
     """
 
     student: Observed
     teacher: Observed
     labels: Any = None
+    counted: tf.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.counted is None:
+            object.__setattr__(self, "counted", self.student.mask)
 
 
-class Taught(NamedTuple):
-    """A batch's inputs together with what a teacher once gave for them.
+class CachedBatch(NamedTuple):
+    """A batch's inputs together with the teacher's stored outputs for them.
 
     Batches of a `TeacherCache` hold it in place of x.
 
     Attributes:
-        inputs: What the student is given.
+        inputs: The student's inputs.
         logits: The teacher's logits.
         features: Outputs of the teacher's tapped layers by path.
     """

@@ -12,21 +12,25 @@ import tf_keras as keras
 
 from kdtflite.distillation.step import Observed
 from kdtflite.errors import ConfigurationError
+from kdtflite.models.keras_internals import (
+    conform_inputs,
+    count_uses,
+    get_mask,
+    get_output_structure,
+    is_graph_network,
+    list_nodes,
+)
+from kdtflite.models.layer_names import find_image_axes, list_possible_names, strip_prefix
 
 __all__ = ["TappedModel"]
 
 Shape = tuple[int | None, ...]
 
-_WRAPPED = "quant_"  # what quantize_aware puts before the name of a layer
-# ... and behind that of a layer whose output it holds as an image, with the axes to leave out:
-# (batch, 1, steps, channels) and (batch, 1, 1, channels).
-_IMAGES = {"_row": (1,), "_point": (1, 2)}
-
 
 class TappedModel:
-    """A Keras model that also gives the outputs of some of its layers.
+    """A Keras model that also returns the outputs of some of its layers.
 
-    The model itself stays as it is: nothing is added to its graph, its layers or what it saves.
+    The model itself does not change: nothing is added to its graph, its layers or its files.
 
     Args:
         model: A tf_keras model; Functional or Sequential where layers are tapped.
@@ -35,15 +39,15 @@ class TappedModel:
         role: "student" or "teacher", for messages.
 
     Raises:
-        ConfigurationError: No such layer (the message lists them), or one that is used several
-            times, so that it has no one output.
+        ConfigurationError: A layer that does not exist (the message lists them), or one that is
+            used several times and so has several outputs.
     """
 
     def __init__(self, model: keras.Model, layers: Iterable[str], *, role: str) -> None:
         self.model = model
-        self._tensors = {path: _tensor(model, path, role) for path in dict.fromkeys(layers)}
+        self._tensors = {path: _find_tensor(model, path, role) for path in dict.fromkeys(layers)}
         self._flat = {
-            path: _extra_axes(path, tensor) for path, (_, tensor) in self._tensors.items()
+            path: _find_extra_axes(path, tensor) for path, (_, tensor) in self._tensors.items()
         }
         self.shapes: dict[str, Shape] = {
             path: tuple(
@@ -59,7 +63,7 @@ class TappedModel:
             self._executor = _Executor(model, wanted)
 
     def __call__(self, x: Any, *, training: bool) -> tuple[Any, dict[str, tf.Tensor]]:
-        """Returns the model's outputs and the tapped tensors by path, of one forward pass."""
+        """Returns the model's outputs and the tapped tensors by path, from one forward pass."""
         if self._executor is None:
             return self.model(x, training=training), {}
         outputs, features = self._executor(x, training=training)
@@ -71,13 +75,13 @@ class TappedModel:
     def observe(
         self, x: Any, *, training: bool, recording: contextlib.ExitStack | None = None
     ) -> tuple[Any, Observed]:
-        """Returns the outputs as they are, and what was observed, its logits still those outputs.
+        """Returns the outputs, and an Observed whose logits are these outputs.
 
         Args:
             x: A batch of inputs.
             training: Whether layers behave as in training.
-            recording: Where gradients by the inputs are wanted: until it closes, what is computed
-                from the outputs is recorded for them.
+            recording: Given where gradients with respect to the inputs are needed: until it
+                closes, computations on the outputs are recorded for them.
         """
         gradient = None
         if recording is not None:
@@ -92,15 +96,15 @@ class TappedModel:
                     return tape.gradient(values, x)
 
         outputs, features = self(x, training=training)
-        mask = getattr(outputs, "_keras_mask", None)
+        mask = get_mask(outputs)
         return outputs, Observed(outputs, features, gradient, mask)
 
 
 class _Executor(keras.Model):
-    """Runs a Functional model node by node, as Keras does, and keeps some tensors on the way.
+    """Runs a Functional model node by node, as Keras does, and keeps some of its tensors.
 
-    A sub-model of the outer graph cannot do it: the tensors of a nested model are not in that
-    graph. Being a model itself, it hands `training` on to the layers as any Keras model.
+    A sub-model of the outer graph cannot do this: the tensors of a nested model are not in that
+    graph. As a model itself, it passes `training` to the layers.
     """
 
     def __init__(self, model: keras.Model, wanted: dict[int, dict[str, str]]) -> None:
@@ -110,74 +114,69 @@ class _Executor(keras.Model):
         self._inner = {
             id(layer): _Executor(layer, wanted)
             for layer in model.layers
-            if isinstance(layer, keras.Model) and _holds(layer, wanted)
+            if isinstance(layer, keras.Model) and _contains(layer, wanted)
         }
 
     def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, dict[str, tf.Tensor]]:
-        """Returns the model's outputs and the tensors kept, by path."""
+        """Returns the model's outputs and the kept tensors by path."""
         del training  # layers read it from Keras' call context
-        model, uses = self.runs, self.runs._tensor_usage_count
+        model, uses = self.runs, count_uses(self.runs)
         tensors: dict[str, list[Any]] = {}
 
         def keep(name: str, tensor: Any) -> None:
-            # Keras takes one out of the list a use; one more stays for the taps.
+            # Keras removes one from the list per use; one more stays for the taps.
             tensors[name] = [tensor] * (uses[name] + 1)
 
-        for reference, given in zip(
-            model.inputs, model._flatten_to_reference_inputs(inputs), strict=True
-        ):
-            keep(str(id(reference)), model._conform_to_reference_input(given, ref_input=reference))
+        for reference, given in zip(model.inputs, conform_inputs(model, inputs), strict=True):
+            keep(str(id(reference)), given)
         features: dict[str, tf.Tensor] = {}
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                args, kwargs = node.map_arguments(tensors)
-                inner = self._inner.get(id(node.layer))
-                if inner is None:
-                    outputs = node.layer(*args, **kwargs)
-                else:
-                    outputs, kept = inner(*args, **kwargs)
-                    features.update(kept)
-                for name, tensor in zip(
-                    node.flat_output_ids, tf.nest.flatten(outputs), strict=True
-                ):
-                    keep(str(name), tensor)
+        for node in list_nodes(model):
+            if node.is_input:
+                continue
+            args, kwargs = node.map_arguments(tensors)
+            inner = self._inner.get(id(node.layer))
+            if inner is None:
+                outputs = node.layer(*args, **kwargs)
+            else:
+                outputs, kept = inner(*args, **kwargs)
+                features.update(kept)
+            for name, tensor in zip(node.flat_output_ids, tf.nest.flatten(outputs), strict=True):
+                keep(str(name), tensor)
         for path, name in self._wanted.get(id(model), {}).items():
             features[path] = tensors[name][0]
         outputs = [tensors[str(id(tensor))][0] for tensor in model.outputs]
-        return tf.nest.pack_sequence_as(model._nested_outputs, outputs), features
+        return tf.nest.pack_sequence_as(get_output_structure(model), outputs), features
 
 
-def _holds(model: keras.Model, wanted: dict[int, dict[str, str]]) -> bool:
+def _contains(model: keras.Model, wanted: dict[int, dict[str, str]]) -> bool:
     return id(model) in wanted or any(
-        _holds(layer, wanted) for layer in model.layers if isinstance(layer, keras.Model)
+        _contains(layer, wanted) for layer in model.layers if isinstance(layer, keras.Model)
     )
 
 
-def _tensor(model: keras.Model, path: str, role: str) -> tuple[keras.Model, Any]:
-    """Returns the symbolic tensor that `path` names, and the model whose graph it is in."""
-    if not getattr(model, "_is_graph_network", False):
+def _find_tensor(model: keras.Model, path: str, role: str) -> tuple[keras.Model, Any]:
+    """Returns the model that owns the symbolic tensor named by `path`, and the tensor."""
+    if not is_graph_network(model):
         raise ConfigurationError(
             f"Expected a Sequential or Functional {role} to tap layers of. Received: "
-            f"{model.name!r}, a {type(model).__name__}, whose graph cannot be seen."
+            f"{model.name!r}, a {type(model).__name__}, which has no graph."
         )
     name, _, output = path.partition(":")
     owner = model
     *outer, last = name.split("/")
     for part in outer:
-        layer = _layer(owner, part)
-        if not isinstance(layer, keras.Model) or not getattr(layer, "_is_graph_network", False):
-            raise _unknown(model, path, role)
-        _node(owner, layer, path, role)  # used once
+        layer = _find_layer(owner, part)
+        if not isinstance(layer, keras.Model) or not is_graph_network(layer):
+            raise _report_unknown(model, path, role)
+        _find_node(owner, layer, path, role)  # raises unless it is used once
         owner = layer
-    layer = _layer(owner, last)
+    layer = _find_layer(owner, last)
     if layer is None:
-        # Layers' own names may hold a slash.
-        layer, owner = _layer(model, name), model
+        # A layer's own name may contain a slash.
+        layer, owner = _find_layer(model, name), model
     if layer is None or (output and not output.isdigit()):
-        raise _unknown(model, path, role)
-    outputs = tf.nest.flatten(_node(owner, layer, path, role).outputs)
+        raise _report_unknown(model, path, role)
+    outputs = tf.nest.flatten(_find_node(owner, layer, path, role).outputs)
     index = int(output or 0)
     if index >= len(outputs):
         raise ConfigurationError(
@@ -187,42 +186,31 @@ def _tensor(model: keras.Model, path: str, role: str) -> tuple[keras.Model, Any]
     return owner, outputs[index]
 
 
-def _extra_axes(path: str, tensor: Any) -> tuple[int, ...]:
+def _find_extra_axes(path: str, tensor: Any) -> tuple[int, ...]:
     """Returns the axes that a layer's output has only because it is held as an image."""
-    name, asked = tensor.node.layer.name, path.partition(":")[0].rpartition("/")[2]
-    return next(
-        (
-            axes
-            for image, axes in _IMAGES.items()
-            if name.endswith(image) and not asked.endswith(image)
-        ),
-        (),
-    )
+    return find_image_axes(tensor.node.layer.name, path.partition(":")[0].rpartition("/")[2])
 
 
-def _layer(model: keras.Model, name: str) -> Any:
-    """Returns the layer that gives the output of the one called `name` before it was rewritten."""
+def _find_layer(model: keras.Model, name: str) -> Any:
+    """Returns the layer called `name`, or the one that a rewrite replaced it with; else None."""
     by_name = {layer.name: layer for layer in model.layers}
-    names = [f"{_WRAPPED}{name}{image}" for image in ("", *_IMAGES)]
-    names += [f"{name}{image}" for image in ("", *_IMAGES)]
+    names = list_possible_names(name)
     return next((by_name[known] for known in names if known in by_name), None)
 
 
-def _node(model: keras.Model, layer: Any, path: str, role: str) -> Any:
+def _find_node(model: keras.Model, layer: Any, path: str, role: str) -> Any:
     """Returns the one use of `layer` in the graph of `model`."""
-    nodes = [
-        node for nodes in model._nodes_by_depth.values() for node in nodes if node.layer is layer
-    ]
+    nodes = [node for node in list_nodes(model) if node.layer is layer]
     if len(nodes) != 1:
         raise ConfigurationError(
-            f"The layer {path!r} is used {len(nodes)} times in the {role} {model.name!r}, so its "
-            "output is not one tensor. Tap a layer after one of the uses."
+            f"The layer {path!r} is used {len(nodes)} times in the {role} {model.name!r}, so it "
+            "has no single output. Tap a layer after one of the uses."
         )
     return nodes[0]
 
 
-def _unknown(model: keras.Model, path: str, role: str) -> ConfigurationError:
-    names = list(_names(model))
+def _report_unknown(model: keras.Model, path: str, role: str) -> ConfigurationError:
+    names = list(_list_names(model))
     near = get_close_matches(path, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ConfigurationError(
@@ -231,10 +219,10 @@ def _unknown(model: keras.Model, path: str, role: str) -> ConfigurationError:
     )
 
 
-def _names(model: keras.Model, prefix: str = "") -> Sequence[str]:
+def _list_names(model: keras.Model, prefix: str = "") -> Sequence[str]:
     names: list[str] = []
     for layer in model.layers:
-        names.append(prefix + layer.name.removeprefix(_WRAPPED))
+        names.append(prefix + strip_prefix(layer.name))
         if isinstance(layer, keras.Model):
-            names.extend(_names(layer, f"{names[-1]}/"))
+            names.extend(_list_names(layer, f"{names[-1]}/"))
     return names

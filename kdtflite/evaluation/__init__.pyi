@@ -5,8 +5,8 @@ from .first_difference import TensorDifferences as TensorDifferences
 from .first_difference import first_difference as first_difference
 from .footprint import macs as macs
 from .footprint import parameters as parameters
-from .golden import GoldenVectors as GoldenVectors
 from .golden import golden_vectors as golden_vectors
+from .golden_file import GoldenVectors as GoldenVectors
 from .latency import Benchmark as Benchmark
 from .latency import Latency as Latency
 from .latency import benchmark as benchmark

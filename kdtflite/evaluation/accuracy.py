@@ -7,23 +7,25 @@ from typing import Any
 
 import numpy as np
 
+from kdtflite.data.classes import apply_matching, match_classes
 from kdtflite.data.splits import Split, as_labels
 from kdtflite.errors import ConfigurationError, DataError, ShapeMismatchError, choose
-from kdtflite.evaluation.models import as_model, last_activation, output_step, predict
+from kdtflite.evaluation.models import as_model, find_output_kind, find_output_step, predict
 from kdtflite.evaluation.result import ClassScores, Evaluation
 from kdtflite.evaluation.scores import (
-    checked_outputs,
     decide,
     guess_kind,
-    log_probabilities,
-    ranks,
-    two_classes,
+    rank_true_classes,
+    to_log_probabilities,
+    to_two_classes,
+    validate_outputs,
 )
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 
 __all__ = ["collect", "evaluate"]
 
 Samples = np.ndarray | dict[str, np.ndarray]
+
 
 # Keras' own epsilon: log loss of a float model is then what Keras would print.
 _FLOAT_FLOOR = 1e-7
@@ -40,23 +42,27 @@ def evaluate(
     batch_size: int = 256,
     progress: bool = True,
 ) -> Evaluation:
-    """Evaluates a classifier on labelled samples.
+    """Evaluates a classifier on labeled samples.
 
-    Outputs may be logits or probabilities, one a class, or a single one for two classes, which
+    Outputs may be logits or probabilities, one per class, or a single one for two classes, which
     is then the score of class 1.
 
     Args:
-        model: A LiteModel, the path of a `.tflite`, or a Keras model (tf_keras or Keras 3).
+        model: A `.tflite` file (a LiteModel, bytes or a path), or a Keras model (tf_keras,
+            Keras 3, a Distiller or a path).
         data: A Split, a tuple (x, y), or a tf.data.Dataset of batches (x, y), which is read
             into memory. x has shape (samples, ...) or is a dict of such arrays by input name;
             y holds class indices, shape (samples,), or one-hot rows.
-        labels: Name of each class, in the order of the outputs; by default their numbers.
-        outputs: "logits", "probabilities", or "auto": read from the model's last operator or
-            layer, else told by the values. The result says what was taken.
-        top_k: For which k to give top-k accuracy. A k of all classes or more is left out, as
-            every sample would count.
-        workers: For a file, interpreters side by side; None takes one a core for big sets.
-        batch_size: For a Keras model, samples a step.
+        labels: Name of each class, in the order of the outputs; by default their numbers. The
+            classes of a Split of a Dataset are found by them, or by the labels in the file's
+            metadata.
+        outputs: "logits", "probabilities", or "auto": decided by the model's last operator or
+            layer, otherwise by the values. The result states the decision.
+        top_k: The values of k for which to compute top-k accuracy. A k that is not below the
+            number of classes is left out, as every sample would count.
+        workers: For a file, how many interpreters run in parallel; None uses one per core for
+            large sets.
+        batch_size: For a Keras model, samples per step.
         progress: Show progress.
 
     Returns:
@@ -65,9 +71,20 @@ def evaluate(
     Raises:
         ConfigurationError: An unknown `outputs`, or a k below 1.
         DataError: No samples, labels out of range, samples that do not fit the model's inputs
-            or are scaled otherwise than a file's, or outputs that are not finite.
-        ShapeMismatchError: Outputs that are no score a class, or another number of `labels`.
+            or have another scale than a file's inputs, or outputs that are not finite.
+        ShapeMismatchError: Outputs that are not one score per class, or a wrong number of
+            `labels`.
+
+    Example:
+        >>> import kdtflite, numpy
+        >>> import tf_keras as keras
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> model.set_weights([numpy.eye(2), numpy.zeros(2)])
+        >>> x, y = numpy.eye(2, dtype="float32"), numpy.array([0, 0])
+        >>> kdtflite.evaluate(model, (x, y), progress=False).accuracy
+        0.5
     """
+    model = as_model(model)
     choose(outputs, ("auto", "logits", "probabilities"), what="kind of outputs")
     wrong_k = [k for k in top_k if k < 1]
     if wrong_k:
@@ -75,15 +92,15 @@ def evaluate(
             f"Expected `top_k` of whole numbers from 1 up. Received: {wrong_k}."
         )
     x, y = collect(data)
-    model = as_model(model)
-    if isinstance(model, LiteModel) and (problem := model.other_scaling(x)):
+    if isinstance(model, LiteModel) and (problem := model.check_scaling(x)):
         raise DataError(problem)
     given = predict(model, x, workers=workers, batch_size=batch_size, progress=progress)
-    given = checked_outputs(given, len(y))
-    step = output_step(model)
-    kind, source = _kind_of(model, given, step, outputs)
-    scores = two_classes(given, kind) if given.shape[1] == 1 else given
-    names = _checked_names(labels, scores.shape[1])
+    given = validate_outputs(given, len(y))
+    step = find_output_step(model)
+    kind, source = _find_kind(model, given, step, outputs)
+    scores = to_two_classes(given, kind) if given.shape[1] == 1 else given
+    names = _validate_labels(labels, scores.shape[1])
+    y = _match_classes(model, data, None if labels is None else names, y, scores.shape[1])
     _check_range(y, scores.shape[1])
     return _measure(scores, y, names, kind, source, step, top_k, _describe(model))
 
@@ -97,8 +114,9 @@ def collect(data: Any) -> tuple[Samples, np.ndarray]:
     if isinstance(data, Split):
         return data.x, data.y
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        x, y = _arrays(data[0]), as_labels(data[1], quiet=True)
+        x, y = _as_arrays(data[0]), as_labels(data[1], quiet=True)
     elif hasattr(data, "as_numpy_iterator"):
+        _refuse_endless(data)
         x, y = _read_batches(data.as_numpy_iterator())
     else:
         raise DataError(
@@ -108,14 +126,24 @@ def collect(data: Any) -> tuple[Samples, np.ndarray]:
     lengths = {len(value) for value in (x.values() if isinstance(x, dict) else (x,))}
     if lengths != {len(y)}:
         raise DataError(
-            f"Expected one label a sample. Received: {sorted(lengths)} samples and {len(y)} labels."
+            f"Expected one label per sample. Received: {sorted(lengths)} samples and {len(y)} "
+            "labels."
         )
     if not len(y):
         raise DataError("Expected at least one sample to evaluate on. Received: none.")
     return x, y
 
 
-def _arrays(x: Any) -> Samples:
+def _refuse_endless(data: Any) -> None:
+    # tf.data.INFINITE_CARDINALITY; importing TensorFlow for it would take seconds.
+    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+        raise DataError(
+            "Expected a tf.data.Dataset that ends. Received: one that repeats for ever. Leave out "
+            ".repeat(), or cut it with .take(batches)."
+        )
+
+
+def _as_arrays(x: Any) -> Samples:
     if isinstance(x, Mapping):
         return {str(name): np.asarray(value) for name, value in x.items()}
     return np.asarray(x)
@@ -146,7 +174,7 @@ def _read_batches(batches: Iterable[Any]) -> tuple[Samples, np.ndarray]:
     return np.concatenate(xs), y
 
 
-def _kind_of(model: Any, given: np.ndarray, step: float | None, wanted: str) -> tuple[str, str]:
+def _find_kind(model: Any, given: np.ndarray, step: float | None, wanted: str) -> tuple[str, str]:
     if wanted != "auto":
         if wanted == "probabilities" and (given.min() < 0 or given.max() > 1):
             raise DataError(
@@ -154,14 +182,14 @@ def _kind_of(model: Any, given: np.ndarray, step: float | None, wanted: str) -> 
                 f'to {given.max():g}. Pass outputs="logits".'
             )
         return wanted, "as asked for"
-    read = last_activation(model)
-    # A layer that says "softmax" over something else (a Lambda rescaling it) shows in the values.
+    read = find_output_kind(model)
+    # The values reveal a layer called "softmax" that is something else (a Lambda rescaling it).
     if read is not None and not (read[0] == "probabilities" and (given < 0).any()):
         return read
-    return guess_kind(given, step), "told by their values"
+    return guess_kind(given, step), "guessed from the values"
 
 
-def _checked_names(labels: Sequence[str] | None, classes: int) -> tuple[str, ...]:
+def _validate_labels(labels: Sequence[str] | None, classes: int) -> tuple[str, ...]:
     if labels is None:
         return tuple(str(n) for n in range(classes))
     if isinstance(labels, str) or len(labels) != classes:
@@ -170,6 +198,28 @@ def _checked_names(labels: Sequence[str] | None, classes: int) -> tuple[str, ...
             f"Received: {labels!r}."
         )
     return tuple(str(name) for name in labels)
+
+
+def _match_classes(
+    model: Any, data: Any, given: tuple[str, ...] | None, y: np.ndarray, classes: int
+) -> np.ndarray:
+    """Returns the labels as outputs of the model: by name, where both sides have names."""
+    metadata = model.metadata if isinstance(model, LiteModel) else None
+    own = () if metadata is None or len(metadata.labels) != classes else metadata.labels
+    if given is not None and given != own and sorted(given) == sorted(own):
+        raise DataError(
+            f"Expected `labels` in the order of the outputs, which the file says: "
+            f"{', '.join(own[:10])}. Received: {', '.join(given[:10])}. Leave them out, or give "
+            "the order of the file."
+        )
+    names = data.class_names if isinstance(data, Split) else ()
+    outputs = given or own
+    if not names or not outputs:
+        return y
+    places = match_classes(
+        names, outputs, classes, source="the samples", model="the file", numbered=True
+    )
+    return apply_matching(y, places, source="the samples")
 
 
 def _check_range(y: np.ndarray, classes: int) -> None:
@@ -206,10 +256,10 @@ def _measure(
         y, decision.predicted, labels=list(classes), zero_division=0
     )
     # scikit-learn's top_k_accuracy_score puts the last of equal scores first, a phone the first.
-    place = ranks(scores, y)
-    # A step of probability is the least a file can say; 0 stands for anything below half of it.
+    place = rank_true_classes(scores, y)
+    # A file cannot express less than one step of probability; 0 means anything below half a step.
     floor = step / 2 if step is not None else _FLOAT_FLOOR
-    logs = log_probabilities(scores, kind, floor)
+    logs = to_log_probabilities(scores, kind, floor)
     return Evaluation(
         model=description,
         samples=len(y),
@@ -231,11 +281,11 @@ def _measure(
         macro_f1=float(f1.mean()),
         confusion=confusion_matrix(y, decision.predicted, labels=list(classes)).astype(np.int64),
         predictions=decision.predicted,
-        notes=_notes(names, y, decision.predicted),
+        notes=_write_notes(names, y, decision.predicted),
     )
 
 
-def _notes(names: tuple[str, ...], y: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
+def _write_notes(names: tuple[str, ...], y: np.ndarray, predicted: np.ndarray) -> tuple[str, ...]:
     notes = []
     for missing_from, what in (
         (y, "Classes without samples, which count as 0 in the macro means"),

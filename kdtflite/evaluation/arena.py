@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from kdtflite.evaluation.models import invoked_on_zeros
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 
-__all__ = ["arena_bytes", "union_bytes"]
+__all__ = ["arena_bytes", "count_covered_bytes"]
 
 # The allocator aligns tensors to 64 bytes; a smaller hole between two is padding, not free space.
 _ALIGNMENT = 64
@@ -28,21 +27,21 @@ def arena_bytes(model: LiteModel) -> int:
     bookkeeping.
     """
     constant = {t.index for t in model.tensors if t.subgraph == 0 and t.is_constant}
-    interpreter = invoked_on_zeros(model)
+    interpreter = model.run_on_zeros(xnnpack=False)
     ranges = []
     for detail in interpreter.get_tensor_details():
         if detail["index"] in constant:
             continue
         try:
             # The view must not outlive this line: the interpreter refuses work while it exists.
-            start, size = _place(interpreter.tensor(detail["index"])())
+            start, size = _locate(interpreter.tensor(detail["index"])())
         except ValueError:
             continue  # no memory: scratch that this kernel did not need after all
         ranges.append((start, start + size))
-    return union_bytes(ranges, hole=_ALIGNMENT)
+    return count_covered_bytes(ranges, hole=_ALIGNMENT)
 
 
-def union_bytes(ranges: list[tuple[int, int]], *, hole: int = 0) -> int:
+def count_covered_bytes(ranges: list[tuple[int, int]], *, hole: int = 0) -> int:
     """Returns how many bytes the ranges (start, end) cover together.
 
     Args:
@@ -60,6 +59,6 @@ def union_bytes(ranges: list[tuple[int, int]], *, hole: int = 0) -> int:
     return total
 
 
-def _place(view: Any) -> tuple[int, int]:
+def _locate(view: Any) -> tuple[int, int]:
     array = np.asarray(view)
     return array.ctypes.data, array.nbytes

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdtflite.errors import ConfigurationError, UnsupportedModelError
-from kdtflite.evaluation.layers.comparison import Compared, compare_tensors
+from kdtflite.evaluation.layers.comparison import ComparedTensor, compare_tensors
 from kdtflite.evaluation.layers.labels import WithoutTensor
-from kdtflite.tables import as_text
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from kdtflite.evaluation.layers.plot import make_layer_table
+from kdtflite.results import Axes, Result, Table, make_axes
 
 __all__ = ["TensorDifference", "TensorDifferences", "first_difference"]
 
-_WIDTH = 120
+# Up to this many tensors are drawn with their names.
+_NAMED = 40
+_COLOR, _FIRST = "#2361ad", "#c2410c"
 
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """By how many steps a tensor of the file differs from the fake-quantized model's.
+    """How far, in steps, a tensor of the file is from the fake-quantized model's.
 
-    A step is the difference of two neighbouring codes, the tensor's scale. The Keras model's
+    A step is the difference of two neighboring codes, the tensor's scale. The Keras model's
     values are quantized with the file's scale and zero point, which changes nothing where its
     own fake quantization has the same.
 
     Attributes:
-        layer: Name of the layer, after those of the models it is in, and which call where it has
-            several. An input goes by the input's name.
-        kind: Its class.
-        fused: Layers that are computed in the same operator before it, and have no tensor.
-        is_output: Whether it is what the layer gives, or something inside it.
+        layer: Path of the layer, with the number of the call if there are several. For an input,
+            its name.
+        kind: The layer's class.
+        fused: Layers that the same operator computes before it, which have no tensor.
+        is_output: Whether it is the layer's output, or something inside the layer.
         tensor: Name of the tensor in the file.
         operator: The operator that computes it, "" for an input.
         dtype: Dtype of the codes.
@@ -42,8 +42,8 @@ class TensorDifference:
         by_two: Share that differ by two steps.
         by_more: Share that differ by more.
         steps: The largest difference, file minus Keras.
-        sample: Number of the sample where that is, among those compared.
-        index: Where in the tensor, the batch left out.
+        sample: Number of the sample with this difference, among those compared.
+        index: Its index in the tensor, without the batch.
         keras: The Keras model's value there.
         file: The file's value there.
     """
@@ -75,7 +75,7 @@ class TensorDifference:
         inside = "" if self.is_output else "inside "
         where = f" at index {list(self.index)}" if self.index else ""
         return (
-            # The file strings together the names of all that is fused.
+            # The file concatenates the names of all fused operations.
             f"{inside}{self.layer}, tensor {self.tensor.partition(';')[0]!r}: {abs(self.steps)} "
             f"step{'' if abs(self.steps) == 1 else 's'} of {self.scale:.4g} in sample "
             f"{self.sample}{where}: {self.keras:.6g} in the Keras model, {self.file:.6g} in the "
@@ -84,60 +84,43 @@ class TensorDifference:
 
 
 @dataclass(frozen=True)
-class TensorDifferences:
+class TensorDifferences(Result):
     """The differences of all tensors that a fake-quantized model and its file have in common.
 
     Attributes:
-        first: The first tensor that differs by more than `steps`, or None.
-        steps: What was let pass.
-        tensors: Every quantized tensor, in execution order.
-        without_tensor: The layers that have no tensor of their own in the file, and why.
         samples: Number of samples.
         kernels: "XNNPACK" or "built-in": which ran the file.
+        steps: The difference that was tolerated.
+        first: The first tensor that differs by more than `steps`, or None.
+        tensors: Every quantized tensor, in execution order.
+        without_tensor: The layers that have no tensor of their own in the file, and why.
     """
 
-    first: TensorDifference | None
-    steps: int
-    tensors: tuple[TensorDifference, ...]
-    without_tensor: tuple[WithoutTensor, ...]
+    _table_width = 120
+
     samples: int
     kernels: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values for JSON."""
-        return {
-            "samples": self.samples,
-            "kernels": self.kernels,
-            "steps": self.steps,
-            "first": self.first.to_dict() if self.first else None,
-            "tensors": [tensor.to_dict() for tensor in self.tensors],
-            "without_tensor": [asdict(layer) for layer in self.without_tensor],
-        }
+    steps: int
+    first: TensorDifference | None
+    tensors: tuple[TensorDifference, ...]
+    without_tensor: tuple[WithoutTensor, ...]
 
     def to_table(self) -> Table:
         """Returns the tensors as a rich table, in execution order."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("layer", max_width=40, overflow="fold")
-        table.add_column("operator", no_wrap=True)
-        for column in ("max steps", "equal", "by 1", "by 2", "by more", "sample"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for tensor in self.tensors:
-            table.add_row(
-                Text(
-                    tensor.layer if tensor.is_output else f"inside {tensor.layer}",
-                    style="bold" if tensor is self.first else "",
-                ),
-                tensor.operator or "input",
+        rows = (
+            (
+                tensor.layer if tensor.is_output else f"inside {tensor.layer}",
+                tensor is self.first,
+                tensor.operator,
                 f"{tensor.steps:+d}" if tensor.steps else "0",
                 *(f"{share:.2%}" for share in (tensor.equal, tensor.by_one)),
                 *(f"{share:.2%}" for share in (tensor.by_two, tensor.by_more)),
                 str(tensor.sample) if tensor.steps else "",
             )
-        return table
+            for tensor in self.tensors
+        )
+        shares = ("equal", "by 1", "by 2", "by more")
+        return make_layer_table(rows, "max steps", *shares, "sample")
 
     def summary(self) -> str:
         """Returns the first difference, and what was compared, as two lines of text."""
@@ -152,12 +135,37 @@ class TensorDifferences:
             f"run with the {self.kernels} kernels."
         )
 
-    def __str__(self) -> str:
-        return f"{as_text(self.to_table(), width=_WIDTH)}\n{self.summary()}"
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws each tensor's largest difference in steps, in execution order.
+
+        Args:
+            ax: Where to draw; by default a new figure.
+
+        Returns:
+            The axes drawn on.
+        """
+        count = len(self.tensors)
+        named = count <= _NAMED
+        ax = make_axes(ax, 7, 0.9 + 0.2 * count if named else 4)
+        colors = [_FIRST if tensor is self.first else _COLOR for tensor in self.tensors]
+        heights = [abs(tensor.steps) for tensor in self.tensors]
+        label = "Largest difference in steps"
+        if named:
+            ax.barh(range(1, count + 1), heights, color=colors)
+            # parse_math: a layer called "$5" is no formula.
+            names = [tensor.layer for tensor in self.tensors]
+            ax.set_yticks(range(1, count + 1), names, parse_math=False)
+            ax.set_ylim(count + 0.6, 0.4)
+            ax.set_xlabel(label)
+        else:
+            ax.bar(range(1, count + 1), heights, color=colors)
+            ax.set_xlabel("Tensor, in execution order")
+            ax.set_ylabel(label)
+        return ax
 
 
 def first_difference(
-    aware_model: Any,
+    model: Any,
     lite: Any,
     data: Any,
     *,
@@ -168,19 +176,18 @@ def first_difference(
 ) -> TensorDifferences:
     """Finds the first tensor in which a file differs from its fake-quantized model.
 
-    Both run on the same samples and are compared code by code, in the order in which the file
-    computes. What a tensor differs by may come from the tensors before it; the first one that
-    differs is where to look. A layer that is calibrated at conversion rather than trained
-    quantization-aware computes in float in the Keras model: its tensor, and those after it, may
-    well differ by some steps.
+    Both run on the same samples and are compared code by code, in the file's order of computation.
+    A difference may come from earlier tensors, so look at the first tensor that differs. A layer
+    that is calibrated at conversion rather than trained quantization-aware computes in float in
+    the Keras model: its tensor, and those after it, may differ by some steps.
 
     Args:
-        aware_model: What `quantize_aware` returned, trained or not.
-        lite: The LiteModel converted from it, or the path of a `.tflite`.
+        model: The model that `quantize_aware` returned, trained or not.
+        lite: The file converted from it: a LiteModel, the bytes of a `.tflite`, or its path.
         data: Samples as `layer_errors` takes them.
-        steps: How many steps to let pass. One is usual: the kernels add up in integers, the
-            Keras model in float, and a value halfway between two codes goes either way.
-        samples: The most samples to compare on; of arrays, evenly spread.
+        steps: How many steps to tolerate. One is usual: the kernels sum integers, the Keras model
+            floats, and a value halfway between two codes may be rounded either way.
+        samples: The maximum number of samples; those of arrays are evenly spread.
         xnnpack: Run the file with LiteRT's default delegate; False takes the built-in kernels.
         progress: Show progress.
 
@@ -191,15 +198,23 @@ def first_difference(
         ShapeMismatchError: The file was converted from another model.
 
     Example:
-        >>> found = kdtflite.first_difference(aware, kdtflite.convert(aware, x), x)
-        >>> print(found.first)
+        >>> import kdtflite, numpy
+        >>> import tf_keras as keras
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,), name="x"), keras.layers.Dense(2, name="dense")]
+        ... )
+        >>> x = numpy.eye(4, dtype="float32")
+        >>> aware = kdtflite.quantize_aware(model, x)
+        >>> lite = kdtflite.convert(aware, x, progress=False)
+        >>> print(kdtflite.first_difference(aware, lite, x, progress=False).first)
+        None
     """
     if steps < 0:
         raise ConfigurationError(f"Expected steps from 0 up. Received: {steps}.")
     comparison = compare_tensors(
-        aware_model, lite, data, rounding=True, samples=samples, xnnpack=xnnpack, progress=progress
+        model, lite, data, rounding=True, samples=samples, xnnpack=xnnpack, progress=progress
     )
-    tensors = tuple(_difference(each) for each in comparison.tensors if each.tally.worst)
+    tensors = tuple(_make_difference(each) for each in comparison.tensors if each.tally.worst)
     if not tensors:
         raise UnsupportedModelError(
             "Expected a quantized file, whose codes can be compared. Received: one without a "
@@ -215,7 +230,7 @@ def first_difference(
     )
 
 
-def _difference(compared: Compared) -> TensorDifference:
+def _make_difference(compared: ComparedTensor) -> TensorDifference:
     tally, tensor = compared.tally, compared.value.tensor
     assert tally.grid is not None  # only then are there steps
     assert tally.worst is not None

@@ -6,7 +6,9 @@ from math import prod
 from typing import Any
 
 from kdtflite.evaluation.models import as_model
-from kdtflite.litemodel import LiteModel
+from kdtflite.evaluation.multiply_accumulates import count_file_macs, count_graph_macs
+from kdtflite.lite.model import LiteModel
+from kdtflite.lite.operators import BIAS_POSITION
 
 __all__ = ["macs", "parameters"]
 
@@ -16,13 +18,6 @@ _WRAPPER_VARIABLES = ("_min", "_max", "_batches", "_step", "_zero")
 _WRAPPER_NAMES = frozenset(
     {"optimizer_step", "pruning_step", "mask", "threshold", "pulling_indices"}
 )
-_BIAS_POSITION = {
-    "CONV_2D": 2,
-    "CONV_3D": 2,
-    "DEPTHWISE_CONV_2D": 2,
-    "FULLY_CONNECTED": 2,
-    "TRANSPOSE_CONV": 3,
-}
 _INTEGERS = frozenset({"bool", "int32", "int64", "uint32", "uint64", "string"})
 
 
@@ -31,7 +26,7 @@ def parameters(model: Any) -> int:
 
     Args:
         model: A Keras model: trainable and non-trainable weights, shared ones once, without the
-            ranges, masks and step counters of the wrappers of training. A LiteModel or the path of
+            ranges, masks and step counters of training wrappers. A LiteModel or the path of
             a `.tflite`: elements of the stored weights and biases, without shapes, axes and
             paddings. A file has fewer than its Keras model where batch normalization was folded,
             a bias is all zero (left out) or two constants are equal (stored once).
@@ -42,8 +37,8 @@ def parameters(model: Any) -> int:
     """
     model = as_model(model)
     if isinstance(model, LiteModel):
-        return _stored_elements(model)
-    extra = {id(variable) for variable in _wrapper_variables(model)}
+        return _count_stored_elements(model)
+    extra = {id(variable) for variable in _find_wrapper_variables(model)}
     # Model.weights holds each shared variable once.
     return sum(prod(v.shape) for v in model.weights if id(v) not in extra)
 
@@ -66,18 +61,16 @@ def macs(model: Any) -> int:
     """
     model = as_model(model)
     if isinstance(model, LiteModel):
-        from kdtflite.evaluation.file_macs import file_macs
-
-        return file_macs(model)
-    from kdtflite.evaluation.graph_macs import graph_macs
-
-    return graph_macs(model)
+        return count_file_macs(model)
+    return count_graph_macs(model)
 
 
-def _wrapper_variables(model: Any) -> list[Any]:
+def _find_wrapper_variables(model: Any) -> list[Any]:
     found = []
-    # Wrappers are told by where their class lives: importing TFMOT would take a second.
-    for layer in model._flatten_layers(include_self=False):
+    # Wrappers are recognized by the module of their class: importing TFMOT would take a second.
+    from kdtflite.models.keras_internals import flatten_layers
+
+    for layer in flatten_layers(model):
         if not type(layer).__module__.startswith(_WRAPPERS):
             continue
         for variable in layer.weights:
@@ -87,12 +80,12 @@ def _wrapper_variables(model: Any) -> list[Any]:
     return found
 
 
-def _stored_elements(model: LiteModel) -> int:
+def _count_stored_elements(model: LiteModel) -> int:
     biases: set[tuple[int, int]] = set()
     used: set[tuple[int, int]] = set()
     for operator in model.operators:
         used.update((operator.subgraph, index) for index in operator.inputs)
-        position = _BIAS_POSITION.get(operator.name)
+        position = BIAS_POSITION.get(operator.name)
         if position is not None and position < len(operator.inputs):
             biases.add((operator.subgraph, operator.inputs[position]))
     return sum(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,15 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdtflite.errors import ConfigurationError, DataError, ModelFileError
-from kdtflite.files import write_bytes
-from kdtflite.input_checks import fitted
-from kdtflite.litemodel import LiteModel, TensorSpec, quantize
+from kdtflite.evaluation.golden_file import FORMAT, GoldenVectors, encode
+from kdtflite.lite.model import LiteModel, as_lite_model
+from kdtflite.lite.samples import fit_samples
+from kdtflite.lite.tensors import TensorSpec, quantize
 
-__all__ = ["GoldenVectors", "golden_vectors"]
+__all__ = ["golden_vectors"]
 
 Array = NDArray[Any]
 
-FORMAT = "kdtflite-golden-1"
 _DTYPES = ("int8", "uint8", "int16", "int32", "float32")
 # Beside the file's own: scales whose halves float32 holds exactly, and that of a dead activation.
 _QUANTIZERS = (
@@ -39,68 +36,9 @@ _HALVES = 64
 _RANDOM = 64
 
 
-@dataclass(frozen=True)
-class GoldenVectors:
-    """Samples of a file with its answers to them, to be repeated on another machine.
-
-    Attributes:
-        content: Everything as plain values, in the layout of `golden.json`
-            (docs/android.md): the file's name and digest, its inputs and outputs, the samples as
-            base64 of little-endian arrays, and values for the quantizer alone.
-    """
-
-    content: dict[str, Any]
-
-    @property
-    def samples(self) -> int:
-        """Number of samples."""
-        return len(self.content["samples"])
-
-    @property
-    def xnnpack_steps(self) -> int | None:
-        """Largest difference of XNNPACK's outputs from the built-in kernels', in codes.
-
-        None where every output is float; `xnnpack_difference` says it in real values.
-        """
-        steps: int | None = self.content["kernels"]["xnnpack_steps"]
-        return steps
-
-    @property
-    def xnnpack_difference(self) -> float:
-        """Largest difference of XNNPACK's outputs from the built-in kernels', in real values."""
-        return float(self.content["kernels"]["xnnpack_difference"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values for JSON."""
-        return self.content
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        option: str = "overwrite=True",
-    ) -> Path:
-        """Writes them as JSON, whole or not at all, and returns the path."""
-        text = json.dumps(self.content, indent=1, allow_nan=False) + "\n"
-        return write_bytes(path, text.encode(), overwrite=overwrite, option=option)
-
-    def __str__(self) -> str:
-        if self.xnnpack_steps is None:
-            apart = f"{self.xnnpack_difference:.3g}"
-        else:
-            apart = f"{self.xnnpack_steps} step{'' if self.xnnpack_steps == 1 else 's'}"
-        tested = sum(entry["count"] for entry in self.content["quantizer"])
-        return (
-            f"{self.samples} samples of {self.content['model']['file']} with the outputs of "
-            f"LiteRT's built-in kernels; XNNPACK's differ by {apart} at most. "
-            f"{tested:,} values for the quantizer alone."
-        )
-
-
 def golden_vectors(
-    lite: LiteModel | str | os.PathLike[str],
-    x: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    lite: Any,
+    data: ArrayLike | Mapping[str, ArrayLike] | None = None,
     *,
     samples: int = 128,
     input_range: tuple[float, float] | None = None,
@@ -109,52 +47,63 @@ def golden_vectors(
 ) -> GoldenVectors:
     """Runs a file on samples and records inputs and outputs, real values and codes.
 
-    The outputs are those of LiteRT's built-in kernels, one sample an invoke, which are repeatable;
-    XNNPACK's, which may differ by a step, stand beside them.
+    The outputs are those of LiteRT's built-in kernels, one sample per invoke: they are repeatable.
+    XNNPACK's outputs, which may differ by a step, are recorded beside them.
 
     Args:
-        lite: The LiteModel, or the path of a `.tflite`.
-        x: Samples, shape (samples, ...), as `LiteModel.predict` takes them; a dict by input name
-            for several inputs. Of more than `samples`, as many are taken, evenly spread, so that
-            sorted classes are all there. None draws them at random, evenly within each input's
-            range.
-        samples: How many samples; all where `x` has fewer.
-        input_range: Least and greatest value drawn for inputs that are not quantized, whose range
-            the file does not say; integers are drawn with both ends. By default 0..1.
-        seed: Of the random samples and of the quantizer's random values.
-        name: The file's name as recorded. By default that of the path, or "model.tflite".
+        lite: A LiteModel, the bytes of a `.tflite`, or its path.
+        data: Samples, shape (samples, ...), as `LiteModel.predict` takes them; a dict by input
+            name for several inputs. If there are more than `samples`, that many are taken, evenly
+            spread, so that sorted classes all occur. None draws random samples, uniformly from
+            each input's range.
+        samples: How many samples; all of them where `data` has fewer.
+        input_range: Least and greatest value to draw for inputs that are not quantized, since
+            the file does not give their range; integers include both ends. By default 0 to 1.
+        seed: Seed of the random samples and of the quantizer's random values.
+        name: The file's name to record. By default that of the path, or "model.tflite".
 
     Returns:
         The vectors; `save` writes them.
 
     Raises:
-        DataError: `x` does not fit the file's inputs, or the file's answers are not finite.
-        ModelFileError: An input or output is of a dtype or batch that the format does not have,
-            or LiteRT cannot run the file.
-        ConfigurationError: `samples` below 1, or an `input_range` that is none.
+        DataError: `data` does not fit the file's inputs, or the file's outputs are not finite.
+        ModelFileError: The format does not support the dtype or batch size of an input or
+            output, or LiteRT cannot run the file.
+        ConfigurationError: `samples` is below 1, or `input_range` is not a range.
+
+    Example:
+        >>> import kdtflite
+        >>> import tf_keras as keras
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> lite = kdtflite.convert(model, target="float32")
+        >>> kdtflite.golden_vectors(lite, samples=3).samples
+        3
     """
+    if name is None and isinstance(lite, str | os.PathLike):
+        name = Path(os.fsdecode(lite)).name
+    lite = as_lite_model(lite)
     if samples < 1:
         raise ConfigurationError(f"Expected samples from 1 up. Received: {samples}.")
     if input_range is not None and not input_range[0] < input_range[1]:
         raise ConfigurationError(
             f"Expected input_range as (low, high) with low below high. Received: {input_range}."
         )
-    if not isinstance(lite, LiteModel):
-        name = name or Path(lite).name
-        lite = LiteModel.load(lite)
-    _check_ends(lite)
+    _check_tensors(lite)
     rng = np.random.default_rng(seed)
-    if x is None:
-        chosen = {spec.name: _drawn(spec, samples, input_range, rng) for spec in lite.inputs}
+    if data is None:
+        chosen = {spec.name: _draw(spec, samples, input_range, rng) for spec in lite.inputs}
     else:
-        chosen = {key: _spread(value, samples) for key, value in fitted(lite.inputs, x).items()}
-    inputs = [_input(spec, chosen[spec.name]) for spec in lite.inputs]
+        chosen = {
+            key: _choose_evenly(value, samples)
+            for key, value in fit_samples(lite.inputs, data).items()
+        }
+    inputs = [_prepare_input(spec, chosen[spec.name]) for spec in lite.inputs]
     codes = {spec.name: given for spec, (_, given) in zip(lite.inputs, inputs, strict=True)}
-    exact, fast = (_outputs(lite, codes, xnnpack=xnnpack) for xnnpack in (False, True))
+    exact, fast = (_run(lite, codes, xnnpack=xnnpack) for xnnpack in (False, True))
     kernels = {
         "exact": "built-in",
-        "xnnpack_steps": _largest_steps(lite.outputs, exact, fast),
-        "xnnpack_difference": _largest_difference(lite.outputs, exact, fast),
+        "xnnpack_steps": _find_largest_steps(lite.outputs, exact, fast),
+        "xnnpack_difference": _find_largest_difference(lite.outputs, exact, fast),
         "litert": metadata.version("ai-edge-litert"),
         "architecture": platform.machine(),
     }
@@ -173,26 +122,26 @@ def golden_vectors(
             "samples": [
                 {
                     "inputs": [
-                        {"float": _base64(real[row]), "quantized": _base64(given[row])}
+                        {"float": encode(real[row]), "quantized": encode(given[row])}
                         for real, given in inputs
                     ],
                     "outputs": [
                         {
-                            "quantized": _base64(exact[spec.name][row]),
-                            "dequantized": _base64(_real(spec, exact[spec.name][row])),
-                            "xnnpack": _base64(fast[spec.name][row]),
+                            "quantized": encode(exact[spec.name][row]),
+                            "dequantized": encode(_to_real(spec, exact[spec.name][row])),
+                            "xnnpack": encode(fast[spec.name][row]),
                         }
                         for spec in lite.outputs
                     ],
                 }
                 for row in range(count)
             ],
-            "quantizer": _quantizer(lite, rng),
+            "quantizer": _make_quantizer_cases(lite, rng),
         }
     )
 
 
-def _check_ends(lite: LiteModel) -> None:
+def _check_tensors(lite: LiteModel) -> None:
     for role, specs in (("input", lite.inputs), ("output", lite.outputs)):
         for spec in specs:
             if spec.dtype not in _DTYPES:
@@ -202,13 +151,13 @@ def _check_ends(lite: LiteModel) -> None:
                 )
             if role == "input" and spec.shape[:1] != (1,):
                 raise ModelFileError(
-                    f"Golden vectors are of one sample an invoke. Expected inputs of shape (1, "
+                    f"Golden vectors have one sample per invoke. Expected inputs of shape (1, "
                     f"...). Received: input {spec.name} of shape {spec.shape}. Convert the model "
                     "with a batch of 1."
                 )
 
 
-def _drawn(
+def _draw(
     spec: TensorSpec, count: int, given: tuple[float, float] | None, rng: np.random.Generator
 ) -> Array:
     shape = (count, *spec.shape[1:])
@@ -218,20 +167,20 @@ def _drawn(
     return rng.uniform(low, high, shape).astype(np.float32)
 
 
-def _spread(value: Array, count: int) -> Array:
+def _choose_evenly(value: Array, count: int) -> Array:
     if len(value) <= count:
         return value
     return value[np.linspace(0, len(value) - 1, count).astype(int)]
 
 
-def _input(spec: TensorSpec, value: Array) -> tuple[Array, Array]:
+def _prepare_input(spec: TensorSpec, value: Array) -> tuple[Array, Array]:
     """Returns samples as real values (float32) and as the file takes them."""
     if value.shape[1:] != spec.shape[1:]:
         raise DataError(
             f"Expected samples of shape {spec.shape[1:]}, as stored in the file, for input "
             f"{spec.name}. Received: {value.shape[1:]}."
         )
-    real = _real(spec, value) if str(value.dtype) == spec.dtype else value.astype(np.float32)
+    real = _to_real(spec, value) if str(value.dtype) == spec.dtype else value.astype(np.float32)
     codes = spec.quantize(value if str(value.dtype) == spec.dtype else real)
     if not np.array_equal(spec.quantize(real), codes):
         raise DataError(
@@ -241,11 +190,11 @@ def _input(spec: TensorSpec, value: Array) -> tuple[Array, Array]:
     return real, codes
 
 
-def _real(spec: TensorSpec, codes: Array) -> Array:
+def _to_real(spec: TensorSpec, codes: Array) -> Array:
     return spec.dequantize(codes).astype(np.float32)
 
 
-def _outputs(lite: LiteModel, codes: dict[str, Array], *, xnnpack: bool) -> dict[str, Array]:
+def _run(lite: LiteModel, codes: dict[str, Array], *, xnnpack: bool) -> dict[str, Array]:
     given = lite.predict(codes, dequantize=False, workers=1, batch_size=1, xnnpack=xnnpack)
     outputs = given if isinstance(given, dict) else {lite.outputs[0].name: given}
     for name, values in outputs.items():
@@ -257,7 +206,7 @@ def _outputs(lite: LiteModel, codes: dict[str, Array], *, xnnpack: bool) -> dict
     return outputs
 
 
-def _largest_steps(
+def _find_largest_steps(
     specs: Sequence[TensorSpec], one: dict[str, Array], other: dict[str, Array]
 ) -> int | None:
     steps = [
@@ -268,16 +217,16 @@ def _largest_steps(
     return max(steps, default=None)
 
 
-def _largest_difference(
+def _find_largest_difference(
     specs: Sequence[TensorSpec], one: dict[str, Array], other: dict[str, Array]
 ) -> float:
     return max(
-        float(np.abs(_real(spec, one[spec.name]) - _real(spec, other[spec.name])).max())
+        float(np.abs(_to_real(spec, one[spec.name]) - _to_real(spec, other[spec.name])).max())
         for spec in specs
     )
 
 
-def _quantizer(lite: LiteModel, rng: np.random.Generator) -> list[dict[str, Any]]:
+def _make_quantizer_cases(lite: LiteModel, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Returns values that a quantizer gets wrong first, with their codes."""
     own = [
         (spec.dtype, spec.scale, spec.zero_point)
@@ -287,24 +236,24 @@ def _quantizer(lite: LiteModel, rng: np.random.Generator) -> list[dict[str, Any]
     entries = []
     for dtype, wanted, zero_point in dict.fromkeys((*own, *_QUANTIZERS)):
         scale = float(np.float32(wanted))
-        values = _hard_values(dtype, scale, zero_point, rng)
+        values = _make_hard_values(dtype, scale, zero_point, rng)
         entries.append(
             {
                 "dtype": dtype,
                 "scale": scale,
                 "zero_point": zero_point,
                 "count": len(values),
-                "values": _base64(values),
-                "codes": _base64(quantize(values, scale, zero_point, dtype)),
+                "values": encode(values),
+                "codes": encode(quantize(values, scale, zero_point, dtype)),
             }
         )
     return entries
 
 
-def _hard_values(
+def _make_hard_values(
     dtype: str, scale: float, zero_point: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Returns halves and their neighbours, ends, zeros, denormals, infinities, NaN and others."""
+    """Returns halves and their neighbors, ends, zeros, denormals, infinities, NaN and others."""
     codes = np.iinfo(dtype)
     low, high = codes.min - zero_point, codes.max - zero_point
     # Near both ends, near zero, and some in between.
@@ -336,8 +285,3 @@ def _hard_values(
         dtype=np.float32,
         casting="same_kind",
     )
-
-
-def _base64(values: Array) -> str:
-    little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
-    return base64.b64encode(little.tobytes()).decode("ascii")

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.evaluation.arena import arena_bytes
-from kdtflite.evaluation.machine import describe_machine, usable_cores
-from kdtflite.evaluation.models import as_lite_model
-from kdtflite.litemodel import LiteModel, TensorSpec
+from kdtflite.evaluation.machine import count_usable_cores, describe_machine
+from kdtflite.lite.model import LiteModel, as_lite_model
+from kdtflite.lite.tensors import TensorSpec
 from kdtflite.progress import track
-from kdtflite.tables import as_text
+from kdtflite.results import Axes, Result, Table, make_axes, make_table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from rich.table import Table
-
-__all__ = ["MINIMUM_INVOKES", "Benchmark", "Latency", "benchmark", "delegated_operators"]
+__all__ = ["MINIMUM_INVOKES", "Benchmark", "Latency", "benchmark", "count_delegated_operators"]
 
 # A 99th percentile of fewer than 200 values is the largest or second largest of them: noise.
 MINIMUM_INVOKES = 200
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +84,11 @@ class Latency:
 
 
 @dataclass(frozen=True, eq=False)
-class Benchmark:
+class Benchmark(Result):
     """Latency, size and memory of a file on one machine.
 
     Attributes:
-        latencies: One entry a number of threads, in the order asked for.
+        latencies: One entry per number of threads, in the order asked for.
         file_bytes: Size of the file.
         arena_bytes: Memory for intermediate results with the built-in kernels; see
             `kdtflite.evaluation.arena_bytes`.
@@ -105,36 +102,19 @@ class Benchmark:
     warmup: int
     machine: dict[str, Any]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns everything but the single invokes as plain values for JSON."""
-        return {
-            "latencies": [latency.to_dict() for latency in self.latencies],
-            "file_bytes": self.file_bytes,
-            "arena_bytes": self.arena_bytes,
-            "warmup": self.warmup,
-            "machine": dict(self.machine),
-        }
-
     def to_table(self) -> Table:
-        """Returns the latencies as a rich table, a row a number of threads."""
-        from rich.table import Table
-
-        table = Table()
-        table.add_column("threads", justify="right")
-        for column in ("p50 ms", "p90 ms", "p99 ms", "mean ms", "min ms", "invokes"):
-            table.add_column(column, justify="right")
-        table.add_column("delegate")
+        """Returns the latencies as a rich table with one row per number of threads."""
+        rows = []
         for latency in self.latencies:
             values = (latency.p50, latency.p90, latency.p99, latency.mean, latency.minimum)
-            table.add_row(
-                str(latency.threads),
-                *(f"{value:.4g}" for value in values),
-                str(len(latency.milliseconds)),
-                f"{latency.delegate} ({latency.delegated} of {latency.operators} ops)"
-                if latency.delegated
-                else latency.delegate,
-            )
-        return table
+            delegate = latency.delegate
+            if latency.delegated:
+                delegate += f" ({latency.delegated} of {latency.operators} ops)"
+            milliseconds = (f"{value:.4g}" for value in values)
+            invokes = str(len(latency.milliseconds))
+            rows.append((str(latency.threads), *milliseconds, invokes, delegate))
+        times = ("p50 ms", "p90 ms", "p99 ms", "mean ms", "min ms")
+        return make_table(rows, numbers=("threads", *times, "invokes"), notes=["delegate"])
 
     def summary(self) -> str:
         """Returns machine, size and memory as one line of text."""
@@ -145,11 +125,8 @@ class Benchmark:
             f"arena {self.arena_bytes:,} bytes"
         )
 
-    def __str__(self) -> str:
-        return f"{as_text(self.to_table())}\n{self.summary()}"
-
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws the share of invokes done within a time, a curve a number of threads.
+        """Draws the share of invokes done within a time, one curve per number of threads.
 
         Args:
             ax: Where to draw; by default a new figure.
@@ -157,50 +134,58 @@ class Benchmark:
         Returns:
             The axes drawn on.
         """
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            ax = Figure(figsize=(6, 4), layout="constrained").add_subplot()
+        ax = make_axes(ax, 6, 4, xlabel="latency (ms)", ylabel="share of invokes")
         for latency in self.latencies:
             times = np.sort(latency.milliseconds)
             share = np.arange(1, len(times) + 1) / len(times)
             name = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
             ax.step(times, share, where="post", label=f"{name}, p50 {latency.p50:.3g} ms")
         ax.set_xscale("log")
-        ax.set_xlabel("latency (ms)")
-        ax.set_ylabel("share of invokes")
         ax.set_ylim(0, 1)
         ax.legend()
         return ax
 
 
 def benchmark(
-    model: Any,
+    lite: Any,
     *,
-    threads: Sequence[int] | None = None,
+    threads: int | Sequence[int] | None = None,
     warmup: int = 20,
     invokes: int = 200,
     xnnpack: bool = True,
-    x: Any = None,
+    data: Any = None,
     progress: bool = True,
 ) -> Benchmark:
     """Times single invokes of a file at its own batch size, without copying data in or out.
 
     Args:
-        model: A LiteModel or the path of a `.tflite`.
-        threads: Numbers of threads to time; by default 1 and all usable cores.
-        warmup: Untimed invokes first, for caches and clocks.
+        lite: A LiteModel, the bytes of a `.tflite`, or its path.
+        threads: A number of threads to time, or several; by default 1 and all usable cores.
+        warmup: Untimed invokes before the timed ones, to fill caches and raise the clock.
         invokes: Timed invokes, at least 200: a 99th percentile of fewer is noise.
         xnnpack: Use LiteRT's default delegate; False times the built-in kernels.
-        x: Samples to run on, shape (samples, ...) or a dict of them by input name; the first
-            ones are taken. By default seeded random values: time hardly depends on them.
+        data: Samples to run on, shape (samples, ...) or a dict of them by input name; the first
+            ones are taken. By default seeded random values: they hardly change the time.
         progress: Show progress.
+
+    Returns:
+        The latencies, one entry per number of threads, with the file's size and the machine.
 
     Raises:
         ConfigurationError: Fewer than 200 invokes, a negative warm-up or no threads.
-        DataError: `x` does not fit the file's inputs.
+        DataError: `data` does not fit the file's inputs.
         ModelFileError: LiteRT refuses the file.
+
+    Example:
+        >>> import kdtflite
+        >>> import tf_keras as keras
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> lite = kdtflite.convert(model, target="float32")
+        >>> speed = kdtflite.benchmark(lite, threads=[1], progress=False)
+        >>> speed.latencies[0].p50 < 1000  # milliseconds
+        True
     """
+    lite = as_lite_model(lite)
     if invokes < MINIMUM_INVOKES:
         raise ConfigurationError(
             f"Expected at least {MINIMUM_INVOKES} timed invokes, as p99 is stated. "
@@ -208,25 +193,19 @@ def benchmark(
         )
     if warmup < 0:
         raise ConfigurationError(f"Expected `warmup` from 0 up. Received: {warmup}.")
-    # dict.fromkeys: on a single core 1 and "all" are the same run.
-    counts = tuple(dict.fromkeys((1, usable_cores()) if threads is None else threads))
-    if not counts or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in counts):
-        raise ConfigurationError(
-            f"Expected `threads` as whole numbers from 1 up. Received: {threads!r}."
-        )
-    lite = as_lite_model(model)
-    values = _inputs(lite, x)
+    counts = _list_threads(threads)
+    values = _make_inputs(lite, data)
     latencies = tuple(
         _time(lite, values, count, warmup, invokes, xnnpack, quiet=not progress) for count in counts
     )
     return Benchmark(latencies, len(lite.content), arena_bytes(lite), warmup, describe_machine())
 
 
-def delegated_operators(interpreter: Any) -> tuple[int, int]:
+def count_delegated_operators(interpreter: Any) -> tuple[int, int]:
     """Returns how many operators the delegate took, and how many the file has.
 
-    The interpreter lists the file's operators and, after them, one DELEGATE node a part that it
-    handed over. A part is what leads from a node's inputs to its outputs.
+    The interpreter lists the file's operators and, after them, one DELEGATE node for each part
+    that it handed over. A part is all operators between a node's inputs and its outputs.
     """
     details = interpreter._get_ops_details()
     nodes = [op for op in details if op["op_name"] == "DELEGATE"]
@@ -246,11 +225,28 @@ def delegated_operators(interpreter: Any) -> tuple[int, int]:
     return len(taken), len(operators)
 
 
-def _inputs(lite: LiteModel, x: Any) -> dict[int, np.ndarray]:
+def _list_threads(threads: Any) -> tuple[int, ...]:
+    if threads is None:
+        threads = (1, count_usable_cores())
+    given = [threads] if isinstance(threads, int | np.integer | str) else threads
+    counts = tuple(given) if isinstance(given, Iterable) else ()
+    if not counts or any(
+        isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= _MOST_THREADS
+        for n in counts
+    ):
+        raise ConfigurationError(
+            f"Expected `threads` as whole numbers from 1 to {_MOST_THREADS}, one or several. "
+            f"Received: {threads!r}."
+        )
+    # dict.fromkeys: on a single core 1 and "all" are the same run.
+    return tuple(dict.fromkeys(map(int, counts)))
+
+
+def _make_inputs(lite: LiteModel, data: Any) -> dict[int, np.ndarray]:
     random = np.random.default_rng(0)
-    if x is None:
-        return {spec.index: _random(spec, random) for spec in lite.inputs}
-    by_name = x if isinstance(x, Mapping) else {lite.inputs[0].name: x}
+    if data is None:
+        return {spec.index: _draw_random(spec, random) for spec in lite.inputs}
+    by_name = data if isinstance(data, Mapping) else {lite.inputs[0].name: data}
     values = {}
     for spec in lite.inputs:
         value = np.asarray(by_name.get(spec.name, ()))[: spec.shape[0]]
@@ -264,7 +260,7 @@ def _inputs(lite: LiteModel, x: Any) -> dict[int, np.ndarray]:
     return values
 
 
-def _random(spec: TensorSpec, random: np.random.Generator) -> np.ndarray:
+def _draw_random(spec: TensorSpec, random: np.random.Generator) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
     if spec.scale is not None and np.issubdtype(dtype, np.integer):
         info = np.iinfo(dtype)
@@ -299,5 +295,5 @@ def _time(
             start = clock()
             interpreter.invoke()
             nanoseconds[number] = clock() - start
-    taken, operators = delegated_operators(interpreter)
+    taken, operators = count_delegated_operators(interpreter)
     return Latency(threads, nanoseconds / 1e6, "XNNPACK" if taken else "none", taken, operators)

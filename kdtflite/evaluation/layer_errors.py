@@ -1,39 +1,33 @@
-"""Where the accuracy goes: the error of each tensor of a file against its Keras layer."""
+"""Where accuracy is lost: the error of each tensor of a file against its Keras layer."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kdtflite.evaluation.layers.comparison import Compared, compare_tensors
+from kdtflite.evaluation.layers.comparison import ComparedTensor, compare_tensors
 from kdtflite.evaluation.layers.labels import WithoutTensor
-from kdtflite.tables import as_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from rich.table import Table
+from kdtflite.evaluation.layers.plot import draw_sqnr, make_layer_table
+from kdtflite.results import Axes, Result, Table
 
 __all__ = ["LayerError", "LayerErrors", "layer_errors"]
 
-_WIDTH = 140
 _LISTED = 6
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """How far a tensor of the file is from what the Keras layer gives.
+    """How far a tensor of the file is from the output of its Keras layer.
 
-    With x the Keras model's values and x̂ the file's, over all elements of all samples.
+    x are the Keras model's values and x̂ the file's, over all elements of all samples.
 
     Attributes:
-        layer: Name of the layer, after those of the models it is in ("backbone/conv"), and which
-            call where it has several. An input goes by the input's name.
-        kind: Its class.
-        fused: Layers that are computed in the same operator before it, and have no tensor.
+        layer: Path of the layer ("backbone/conv" for one in a nested model), with the number of
+            the call if there are several. For an input, its name.
+        kind: The layer's class.
+        fused: Layers that the same operator computes before it, which have no tensor.
         tensor: Name of the tensor in the file.
         operator: The operator that computes it, "" for an input; QUANTIZE is a copy at another
             scale.
@@ -44,15 +38,15 @@ class LayerError:
         sqnr: Signal to quantization noise ratio, 10 log10(Σx² / Σ(x - x̂)²), in dB: 6 dB are a
             bit. Infinite where there is no error.
         fall: By how many dB the SQNR lies below the lowest of the tensors that it is computed
-            from: what this layer loses by itself. Negative where errors average out; None for an
-            input, or where what it takes has no error.
+            from: what this layer itself loses. Negative where errors average out; None for an
+            input, or where its own inputs have no error.
         cosine: Cosine similarity of x and x̂.
         mse: Mean of (x - x̂)².
         largest: Largest |x - x̂|.
         largest_steps: The same in steps of the tensor, or None where it is not quantized.
-        saturated: Share of the codes at an end of the range: a ReLU's zeros are there too.
-        clipped: Share of the values x that lie outside the range, by more than half a step.
-        range_used: Share of the range between the least and the greatest code that occur.
+        saturated: Share of the codes at either end of the range, which includes a ReLU's zeros.
+        clipped: Share of the values x that are outside the range by more than half a step.
+        range_used: Share of the range between the smallest and the largest code that occur.
     """
 
     layer: str
@@ -85,20 +79,22 @@ class LayerError:
 
 
 @dataclass(frozen=True)
-class LayerErrors:
+class LayerErrors(Result):
     """The error of every layer's output in a file.
 
     Attributes:
-        layers: A tensor of the file each, in execution order.
-        without_tensor: The layers that have no tensor of their own in the file, and why.
         samples: Number of samples.
         kernels: "XNNPACK" or "built-in": which ran the file.
+        layers: One entry per tensor of the file, in execution order.
+        without_tensor: The layers that have no tensor of their own in the file, and why.
     """
 
-    layers: tuple[LayerError, ...]
-    without_tensor: tuple[WithoutTensor, ...]
+    _table_width = 140
+
     samples: int
     kernels: str
+    layers: tuple[LayerError, ...]
+    without_tensor: tuple[WithoutTensor, ...]
 
     @property
     def worst(self) -> LayerError:
@@ -111,43 +107,27 @@ class LayerErrors:
         falling = [layer for layer in self.layers if layer.fall is not None]
         return max(falling, key=lambda layer: layer.fall or 0.0, default=None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values for JSON."""
-        return {
-            "samples": self.samples,
-            "kernels": self.kernels,
-            "layers": [layer.to_dict() for layer in self.layers],
-            "without_tensor": [asdict(layer) for layer in self.without_tensor],
-        }
-
     def to_table(self) -> Table:
         """Returns the tensors as a rich table, in execution order."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("layer", max_width=40, overflow="fold")
-        table.add_column("operator", no_wrap=True)
-        measures = ("SQNR dB", "fall", "cosine", "MSE", "max steps")
-        for column in (*measures, "saturated", "clipped", "range"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for layer in self.layers:
-            table.add_row(
-                # Text: a name in brackets is no markup.
-                Text(layer.layer, style="bold" if layer is self.worst else ""),
-                layer.operator or "input",
+        rows = (
+            (
+                layer.layer,
+                layer is self.worst,
+                layer.operator,
                 f"{layer.sqnr:.1f}",
                 "" if layer.fall is None else f"{layer.fall:.1f}",
                 f"{layer.cosine:.5f}",
                 f"{layer.mse:.2e}",
                 "" if layer.largest_steps is None else f"{layer.largest_steps:.1f}",
-                *map(_percent, (layer.saturated, layer.clipped, layer.range_used)),
+                *map(_format_percent, (layer.saturated, layer.clipped, layer.range_used)),
             )
-        return table
+            for layer in self.layers
+        )
+        shares = ("saturated", "clipped", "range")
+        return make_layer_table(rows, "SQNR dB", "fall", "cosine", "MSE", "max steps", *shares)
 
     def summary(self) -> str:
-        """Returns the worst layer and what became of layers without a tensor, as some lines."""
+        """Returns the worst layer, and what happened to layers without a tensor."""
         worst = self.worst
         lines = [
             f"{len(self.layers)} tensors of the file compared on {self.samples:,} samples, run "
@@ -155,7 +135,7 @@ class LayerErrors:
         ]
         if (steepest := self.steepest) is not None and steepest.fall is not None:
             lines.append(
-                f"Steepest fall: {steepest.layer}, {steepest.fall:.1f} dB below what it takes."
+                f"Steepest fall: {steepest.layer}, {steepest.fall:.1f} dB below its inputs."
             )
         reasons: dict[str, list[str]] = {}
         for layer in self.without_tensor:
@@ -166,10 +146,7 @@ class LayerErrors:
             lines.append(f"Without a tensor of their own, {why}: {len(names)} ({listed}).")
         return "\n".join(lines)
 
-    def __str__(self) -> str:
-        return f"{as_text(self.to_table(), width=_WIDTH)}\n{self.summary()}"
-
-    def draw(self, ax: Axes | None = None) -> Axes:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Draws the SQNR of the layers in execution order, the lowest ones by name.
 
         Args:
@@ -178,20 +155,7 @@ class LayerErrors:
         Returns:
             The axes drawn on.
         """
-        from kdtflite.evaluation.layers.plot import draw_sqnr
-
         return draw_sqnr([(layer.layer, layer.sqnr) for layer in self.layers], ax)
-
-    def plot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Writes that drawing as a picture (.png, .svg, .pdf) and returns its path.
-
-        Raises:
-            ConfigurationError: The path has another ending.
-            OutputExistsError: It exists and `overwrite` is False.
-        """
-        from kdtflite.pictures import save_picture
-
-        return save_picture(self.draw(), path, overwrite=overwrite)
 
 
 def layer_errors(
@@ -203,26 +167,25 @@ def layer_errors(
     xnnpack: bool = True,
     progress: bool = True,
 ) -> LayerErrors:
-    """Measures how far each tensor of a file is from what the Keras layer gives, on real samples.
+    """Measures how far each tensor of a file is from its Keras layer's output, on real samples.
 
-    The file runs with all its tensors kept, the Keras model in float32; of a quantization-aware
-    model the fake quantization is left out, so that what is measured is what all rounding costs,
-    weights and activations, up to each layer. The signal to quantization noise ratio (SQNR) falls
-    by 6 dB for every bit that is lost; where it falls and does not recover, the accuracy goes.
+    The file runs with all its tensors kept, the Keras model in float32. The fake quantization of a
+    quantization-aware model is left out, so that the error includes all rounding of weights and
+    activations up to each layer. The signal to quantization noise ratio (SQNR) falls by 6 dB for
+    every bit that is lost; where it falls and does not recover, accuracy is lost.
 
     A tensor of the file is matched with a layer by its name, the order of computation and its
     shape. The converter fuses layers (convolution, batch normalization, activation): such a
-    tensor stands for the last of them, which its values tell.
+    tensor belongs to the last of them, which is determined from its values.
 
     Args:
-        model: The Keras model that the file was converted from (tf_keras or Keras 3), float or
-            quantization-aware.
-        lite: The LiteModel, or the path of a `.tflite`.
+        model: The Keras model that the file was converted from, float or quantization-aware.
+        lite: A LiteModel, the bytes of a `.tflite`, or its path.
         data: Samples as the model takes them, shape (samples, ...) or a dict by input name; also
             a Split, a pair (x, y) or a tf.data.Dataset.
-        samples: The most samples to measure on; of arrays, evenly spread.
+        samples: The maximum number of samples; those of arrays are evenly spread.
         xnnpack: Run the file with LiteRT's default delegate, as a phone does; False takes the
-            built-in kernels. The two round differently now and then.
+            built-in kernels. The two sometimes round differently.
         progress: Show progress.
 
     Raises:
@@ -231,23 +194,30 @@ def layer_errors(
         ModelFileError: LiteRT cannot run the file.
 
     Example:
-        >>> errors = kdtflite.layer_errors(student, "student.tflite", test.x)
-        >>> print(errors)
-        >>> errors.plot("errors.png")
+        >>> import kdtflite, numpy
+        >>> import tf_keras as keras
+        >>> model = keras.Sequential(
+        ...     [keras.Input((4,), name="x"), keras.layers.Dense(2, name="dense")]
+        ... )
+        >>> x = numpy.eye(4, dtype="float32")
+        >>> lite = kdtflite.convert(model, x, progress=False)
+        >>> errors = kdtflite.layer_errors(model, lite, x, progress=False)
+        >>> [layer.layer for layer in errors.layers]
+        ['x', 'dense']
     """
     comparison = compare_tensors(
         model, lite, data, rounding=False, samples=samples, xnnpack=xnnpack, progress=progress
     )
     sqnr = {each.value.tensor.index: each.tally.sqnr for each in comparison.tensors}
     return LayerErrors(
-        layers=tuple(_error(each, sqnr) for each in comparison.tensors if each.is_output),
+        layers=tuple(_make_error(each, sqnr) for each in comparison.tensors if each.is_output),
         without_tensor=comparison.without_tensor,
         samples=comparison.samples,
         kernels=comparison.kernels,
     )
 
 
-def _error(compared: Compared, sqnr: Mapping[int, float]) -> LayerError:
+def _make_error(compared: ComparedTensor, sqnr: Mapping[int, float]) -> LayerError:
     tally, tensor = compared.tally, compared.value.tensor
     taken = min((sqnr[index] for index in compared.takes), default=math.inf)
     return LayerError(
@@ -266,11 +236,11 @@ def _error(compared: Compared, sqnr: Mapping[int, float]) -> LayerError:
         mse=tally.mse,
         largest=tally.largest,
         largest_steps=tally.largest_steps,
-        saturated=tally.at_ends,
-        clipped=tally.beyond,
+        saturated=tally.saturated,
+        clipped=tally.clipped,
         range_used=tally.range_used,
     )
 
 
-def _percent(share: float | None) -> str:
+def _format_percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"

@@ -8,10 +8,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine", "usable_cores"]
+__all__ = ["count_usable_cores", "describe_machine"]
 
 
-def usable_cores() -> int:
+def count_usable_cores() -> int:
     """Returns the number of cores that this process may use."""
     # A container or `taskset` may give fewer than the machine has; macOS cannot say.
     if hasattr(os, "sched_getaffinity"):
@@ -26,15 +26,15 @@ def describe_machine() -> dict[str, Any]:
     except metadata.PackageNotFoundError:
         litert = "not installed"
     return {
-        "cpu": _cpu_name(Path("/proc/cpuinfo")),
+        "cpu": _read_cpu_name(Path("/proc/cpuinfo")),
         "architecture": platform.machine(),
-        "cores": usable_cores(),
+        "cores": count_usable_cores(),
         "os": f"{platform.system()} {platform.release()}",
         "litert": litert,
     }
 
 
-def _cpu_name(cpuinfo: Path) -> str:
+def _read_cpu_name(cpuinfo: Path) -> str:
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()
     except OSError:

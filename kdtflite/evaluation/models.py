@@ -1,65 +1,46 @@
-"""Models of any accepted kind, asked the same way: what do you predict, and what is it?"""
+"""Keras models and .tflite files behind one interface: their predictions and their outputs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdtflite.errors import ShapeMismatchError
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel, as_lite_model, is_keras_path
+from kdtflite.lite.operators import KEEP_VALUES, PROBABILITIES
 
 if TYPE_CHECKING:
     import tf_keras as keras
 
 __all__ = [
-    "as_lite_model",
     "as_model",
-    "invoked_on_zeros",
-    "last_activation",
-    "output_step",
+    "find_output_kind",
+    "find_output_step",
     "predict",
 ]
 
-_PROBABILITIES = frozenset({"SOFTMAX", "LOGISTIC"})
-# These move or re-encode values; what the values are was decided before them.
-_PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST"})
-
 
 def as_model(model: Any) -> LiteModel | keras.Model:
-    """Returns a LiteModel as it is, a path to a `.tflite` loaded, any Keras model as tf_keras.
+    """Returns a file as a LiteModel, and anything else as a tf_keras model.
+
+    Args:
+        model: What `as_lite_model` or `as_tf_keras` takes.
 
     Raises:
         ModelFileError: The path cannot be loaded.
-        UnsupportedModelError: Neither a LiteModel, a path nor a Keras model.
+        UnsupportedModelError: Neither a .tflite file nor a Keras model.
     """
-    if isinstance(model, LiteModel):
-        return model
-    if isinstance(model, (str, os.PathLike)):
-        return LiteModel.load(Path(model))
+    if isinstance(model, LiteModel | bytes | bytearray | memoryview):
+        return as_lite_model(model)
+    if isinstance(model, str | os.PathLike) and not is_keras_path(model):
+        return as_lite_model(model)
+    # Here: a file alone needs no TensorFlow.
     from kdtflite.models.as_tf_keras import as_tf_keras
 
     return as_tf_keras(model)
-
-
-def as_lite_model(model: Any) -> LiteModel:
-    """Returns a LiteModel as it is and a path to a `.tflite` loaded.
-
-    Raises:
-        ModelFileError: The path cannot be loaded.
-        UnsupportedModelError: Neither a LiteModel nor a path.
-    """
-    from kdtflite.errors import UnsupportedModelError
-
-    if isinstance(model, (LiteModel, str, os.PathLike)):
-        return as_model(model)
-    raise UnsupportedModelError(
-        f"Expected a LiteModel or the path of a .tflite file. Received: {type(model).__name__}. "
-        "Convert a Keras model with kdtflite.convert first."
-    )
 
 
 def predict(
@@ -76,8 +57,8 @@ def predict(
     Args:
         model: A LiteModel or a tf_keras model.
         x: Samples, shape (samples, ...), or a dict of them by input name.
-        workers: Interpreters side by side, for a LiteModel.
-        batch_size: Samples a step of a Keras model.
+        workers: How many interpreters run in parallel, for a LiteModel.
+        batch_size: Samples per step, for a Keras model.
         xnnpack: LiteRT's default delegate, for a LiteModel; False runs the built-in kernels.
         progress: Show progress.
 
@@ -90,7 +71,7 @@ def predict(
     if isinstance(model, LiteModel):
         outputs = model.predict(x, workers=workers, xnnpack=xnnpack, progress=progress)
     else:
-        # Keras' own bar is for a terminal; in a log it writes a line a step.
+        # Keras' own bar is for a terminal; in a log it writes one line per step.
         from kdtflite.progress import console
 
         verbose = 1 if progress and console.is_terminal else 0
@@ -103,28 +84,14 @@ def predict(
     return np.asarray(outputs)
 
 
-def invoked_on_zeros(model: LiteModel) -> Any:
-    """Returns an interpreter with the built-in kernels after one invoke on zeros.
-
-    Only then has every tensor its shape and memory: after a reshape by computed sizes (a dense
-    layer on sequences) both are known at run time only. Zeros, as whatever lies in fresh memory
-    would be no valid token id.
-    """
-    interpreter = model.interpreter(xnnpack=False)
-    for spec in model.inputs:
-        interpreter.set_tensor(spec.index, np.zeros(spec.shape, spec.dtype))
-    interpreter.invoke()
-    return interpreter
-
-
-def last_activation(model: LiteModel | keras.Model) -> tuple[str, str] | None:
-    """Returns ("probabilities" or "logits", where that is read from), or None if nothing says."""
+def find_output_kind(model: LiteModel | keras.Model) -> tuple[str, str] | None:
+    """Returns ("probabilities" or "logits", where that is read from), or None if unknown."""
     if isinstance(model, LiteModel):
-        return _of_file(model)
-    return _of_keras(model)
+        return _find_kind_in_file(model)
+    return _find_kind_in_keras(model)
 
 
-def output_step(model: LiteModel | keras.Model) -> float | None:
+def find_output_step(model: LiteModel | keras.Model) -> float | None:
     """Returns the step between two values of a file's output, or None for a float model.
 
     A float output that only dequantizes an integer tensor still moves in that tensor's steps.
@@ -133,7 +100,7 @@ def output_step(model: LiteModel | keras.Model) -> float | None:
         return None
     if model.outputs[0].scale is not None:
         return model.outputs[0].scale
-    producers = {index: op for op in _main(model) for index in op.outputs}
+    producers = {index: op for op in _list_main_operators(model) for index in op.outputs}
     last = producers.get(model.outputs[0].index)
     if last is None or last.name != "DEQUANTIZE":
         return None
@@ -141,23 +108,25 @@ def output_step(model: LiteModel | keras.Model) -> float | None:
     return float(scales[0]) if len(scales) == 1 else None
 
 
-def _main(model: LiteModel) -> list[Any]:
+def _list_main_operators(model: LiteModel) -> list[Any]:
     return [operator for operator in model.operators if operator.subgraph == 0]
 
 
-def _of_file(model: LiteModel) -> tuple[str, str] | None:
-    producers = {index: op for op in _main(model) for index in op.outputs}
+def _find_kind_in_file(model: LiteModel) -> tuple[str, str] | None:
+    producers = {index: op for op in _list_main_operators(model) for index in op.outputs}
     operator = producers.get(model.outputs[0].index)
-    while operator is not None and operator.name in _PASSING:
+    while operator is not None and operator.name in KEEP_VALUES:
         operator = producers.get(operator.inputs[0])
     if operator is None:
         return None
-    kind = "probabilities" if operator.name in _PROBABILITIES else "logits"
+    kind = "probabilities" if operator.name in PROBABILITIES else "logits"
     return kind, f"the file's last operator, {operator.name}"
 
 
-def _of_keras(model: keras.Model) -> tuple[str, str] | None:
-    history = getattr(getattr(model, "output", None), "_keras_history", None)
+def _find_kind_in_keras(model: keras.Model) -> tuple[str, str] | None:
+    from kdtflite.models.keras_internals import get_history
+
+    history = get_history(getattr(model, "output", None))
     layer = getattr(history, "layer", None)
     # Wrappers of quantization, pruning and clustering hold the layer that acts.
     while layer is not None and hasattr(layer, "layer"):

@@ -1,33 +1,29 @@
-"""What `evaluate` found: numbers, notes, a table and a plot."""
+"""The result of `evaluate`: numbers, notes, a table and a plot."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from kdtflite.tables import as_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from rich.table import Table
+from kdtflite.results import Axes, Result, Table, make_axes, make_table
 
 __all__ = ["ClassScores", "Evaluation"]
 
-# More rows than this are a file to read, not a table.
+# A longer table is not readable; `to_dict` has every class.
 _ROWS = 50
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How well one class is found.
+    """Precision, recall and F1 of one class.
 
     Attributes:
         name: The class.
-        precision: Share of the samples predicted as this class that are of it; 0 if none is
-            predicted so.
-        recall: Share of this class's samples that are predicted as it; 0 if it has none.
+        precision: Share of the samples predicted as this class that belong to it; 0 if the
+            class is never predicted.
+        recall: Share of this class's samples that are predicted as it; 0 if it has no samples.
         f1: Harmonic mean of the two; 0 if both are 0.
         support: Number of samples of this class.
     """
@@ -40,14 +36,14 @@ class ClassScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(Result):
     """A classifier's results on one set of samples.
 
     Attributes:
         model: What was evaluated, with its kernels.
         samples: Number of samples.
-        accuracy: Share of right predictions, taking the first of classes with equal scores, as
-            `argmax` on a phone does.
+        accuracy: Share of correct predictions; of classes with equal scores the first is taken,
+            as `argmax` on a phone does.
         ties: Number of samples whose highest score several classes share.
         accuracy_if_ties_lost: Accuracy if every tied sample counts as wrong.
         accuracy_if_ties_won: Accuracy if a tied sample counts as right when the true class is
@@ -58,13 +54,13 @@ class Evaluation:
             infinitely much: half a step of a quantized output, 1e-7 for float.
         outputs: What the model's outputs were taken for, "logits" or "probabilities".
         outputs_from: What that was read from.
-        per_class: Precision, recall and F1 of every class.
         macro_precision: Mean of the classes' precision; classes without samples count as 0.
         macro_recall: Mean of the classes' recall, likewise.
         macro_f1: Mean of the classes' F1, likewise.
+        per_class: Precision, recall and F1 of every class.
         confusion: Samples by true class (row) and predicted class (column), int64.
         predictions: Predicted class of every sample, shape (samples,), int64.
-        notes: What a reader must know to read the numbers right.
+        notes: What a reader must know to interpret the numbers.
     """
 
     model: str
@@ -78,10 +74,10 @@ class Evaluation:
     log_loss_floor: float
     outputs: str
     outputs_from: str
-    per_class: tuple[ClassScores, ...]
     macro_precision: float
     macro_recall: float
     macro_f1: float
+    per_class: tuple[ClassScores, ...]
     confusion: np.ndarray = field(repr=False)
     predictions: np.ndarray = field(repr=False)
     notes: tuple[str, ...] = ()
@@ -93,41 +89,20 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything but the single predictions as plain values for JSON."""
-        return {
-            "model": self.model,
-            "samples": self.samples,
-            "accuracy": self.accuracy,
-            "ties": self.ties,
-            "accuracy_if_ties_lost": self.accuracy_if_ties_lost,
-            "accuracy_if_ties_won": self.accuracy_if_ties_won,
-            "top_k": {str(k): share for k, share in self.top_k.items()},
-            "log_loss": self.log_loss,
-            "log_loss_floor": self.log_loss_floor,
-            "outputs": self.outputs,
-            "outputs_from": self.outputs_from,
-            "macro_precision": self.macro_precision,
-            "macro_recall": self.macro_recall,
-            "macro_f1": self.macro_f1,
-            "per_class": [asdict(scores) for scores in self.per_class],
-            "confusion": self.confusion.tolist(),
-            "notes": list(self.notes),
-        }
+        values = super().to_dict()
+        del values["predictions"]
+        return values
 
     def to_table(self) -> Table:
-        """Returns precision, recall and F1 by class as a rich table."""
-        from rich.table import Table
-
-        table = Table(title=None, caption_justify="left")
-        table.add_column("class")
-        for column in ("precision", "recall", "F1", "samples"):
-            table.add_column(column, justify="right")
-        for scores in self.per_class[:_ROWS]:
-            table.add_row(*_row(scores), end_section=scores is self.per_class[-1])
-        if len(self.per_class) > _ROWS:
-            left = len(self.per_class) - _ROWS
-            table.add_row(f"... {left} more classes", "", "", "", "", end_section=True)
+        """Returns precision, recall and F1 as a rich table with one row per class."""
         macro = (self.macro_precision, self.macro_recall, self.macro_f1)
-        table.add_row("macro mean", *(f"{value:.4f}" for value in macro), str(self.samples))
+        mean = ClassScores("macro mean", *macro, support=self.samples)
+        rows = [_format_row(scores) for scores in self.per_class[:_ROWS]]
+        if len(self.per_class) > _ROWS:
+            rows.append((f"... {len(self.per_class) - _ROWS} more classes",))
+        table = make_table(rows, text=["class"], numbers=("precision", "recall", "F1", "samples"))
+        table.add_section()
+        table.add_row(*_format_row(mean))
         return table
 
     def summary(self) -> str:
@@ -146,46 +121,38 @@ class Evaluation:
         )
         return "\n".join([*lines, *self.notes])
 
-    def __str__(self) -> str:
-        return f"{self.summary()}\n{as_text(self.to_table())}"
-
-    def plot_confusion_matrix(self, ax: Axes | None = None, *, normalize: bool = True) -> Axes:
+    def plot(self, ax: Axes | None = None, *, normalize: bool = True) -> Axes:
         """Draws the confusion matrix.
 
         Args:
             ax: Where to draw; by default a new figure.
-            normalize: Colour and write each row's shares instead of counts. A class without
-                samples has an empty row.
+            normalize: Show each row as shares instead of counts. A class without samples has
+                an empty row.
 
         Returns:
             The axes drawn on.
         """
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            # Not pyplot: it would keep the figure alive and may want a display.
-            side = min(16.0, 2.5 + 0.5 * len(self.per_class))
-            ax = Figure(figsize=(side, side), layout="constrained").add_subplot()
+        side = min(16.0, 2.5 + 0.5 * len(self.per_class))
+        ax = make_axes(ax, side, side, xlabel="predicted class", ylabel="true class")
         rows = self.confusion.sum(axis=1, keepdims=True)
         shown = self.confusion / np.maximum(rows, 1) if normalize else self.confusion
         image = ax.imshow(shown, cmap="Blues", vmin=0, vmax=1 if normalize else None)
         ax.figure.colorbar(image, ax=ax, fraction=0.046, label="share" if normalize else "samples")
         ticks = range(len(self.per_class))
-        ax.set_xticks(ticks, self.class_names, rotation=90)
-        ax.set_yticks(ticks, self.class_names)
-        ax.set_xlabel("predicted class")
-        ax.set_ylabel("true class")
+        # parse_math=False: a class called "$5" is not a formula.
+        ax.set_xticks(ticks, self.class_names, rotation=90, parse_math=False)
+        ax.set_yticks(ticks, self.class_names, parse_math=False)
         ax.set_title(f"accuracy {self.accuracy:.2%}")
         if len(self.per_class) <= 20:
             dark = shown.max() / 2
             for (row, column), value in np.ndenumerate(shown):
                 if value:
                     text = f"{value:.2f}" if normalize else str(value)
-                    colour = "white" if value > dark else "black"
-                    ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+                    color = "white" if value > dark else "black"
+                    ax.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
         return ax
 
 
-def _row(scores: ClassScores) -> tuple[str, ...]:
+def _format_row(scores: ClassScores) -> tuple[str, ...]:
     values = (scores.precision, scores.recall, scores.f1)
     return (scores.name, *(f"{value:.4f}" for value in values), str(scores.support))

@@ -10,18 +10,18 @@ from kdtflite.errors import DataError, ShapeMismatchError
 
 __all__ = [
     "Decision",
-    "checked_outputs",
     "decide",
     "guess_kind",
-    "log_probabilities",
-    "ranks",
-    "two_classes",
+    "rank_true_classes",
+    "to_log_probabilities",
+    "to_two_classes",
+    "validate_outputs",
 ]
 
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What a model says of every sample, and where it cannot make up its mind.
+    """A model's prediction for every sample, and where several classes tie.
 
     Attributes:
         predicted: Class with the highest score, the first one among equals as on a phone;
@@ -35,7 +35,7 @@ class Decision:
     best: np.ndarray
 
 
-def two_classes(outputs: np.ndarray, kind: str) -> np.ndarray:
+def to_two_classes(outputs: np.ndarray, kind: str) -> np.ndarray:
     """Returns the scores of classes 0 and 1 for a single output, the score of class 1.
 
     Args:
@@ -49,11 +49,11 @@ def two_classes(outputs: np.ndarray, kind: str) -> np.ndarray:
     return np.hstack([1.0 - one if kind == "probabilities" else np.zeros_like(one), one])
 
 
-def checked_outputs(outputs: np.ndarray, samples: int) -> np.ndarray:
+def validate_outputs(outputs: np.ndarray, samples: int) -> np.ndarray:
     """Returns outputs as a table of shape (samples, classes), or (samples, 1).
 
     Raises:
-        ShapeMismatchError: The model gives no one score a class for each sample.
+        ShapeMismatchError: The model does not give one score per class for each sample.
         DataError: NaN or infinity among the outputs.
     """
     given = outputs.shape
@@ -64,7 +64,7 @@ def checked_outputs(outputs: np.ndarray, samples: int) -> np.ndarray:
         outputs = outputs.reshape(len(outputs), outputs.shape[-1])
     if outputs.ndim != 2 or len(outputs) != samples or outputs.shape[1] == 0:
         raise ShapeMismatchError(
-            f"Expected one score a class for each sample, shape ({samples}, classes). Received: "
+            f"Expected one score per class for each sample, shape ({samples}, classes). Received: "
             f"outputs of shape {given}. Only classifiers of whole samples can be evaluated."
         )
     wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
@@ -77,7 +77,7 @@ def checked_outputs(outputs: np.ndarray, samples: int) -> np.ndarray:
 
 
 def guess_kind(outputs: np.ndarray, step: float | None) -> str:
-    """Tells probabilities from logits by their values.
+    """Distinguishes probabilities from logits by their values.
 
     Args:
         outputs: Shape (samples, classes).
@@ -85,7 +85,7 @@ def guess_kind(outputs: np.ndarray, step: float | None) -> str:
 
     Returns:
         "probabilities" if every value lies in 0..1 and, for two or more classes, every sample's
-        values sum to 1 but for rounding; else "logits".
+        values sum to 1 except for rounding; otherwise "logits".
     """
     if outputs.min() < 0 or outputs.max() > 1:
         return "logits"
@@ -107,7 +107,7 @@ def decide(scores: np.ndarray) -> Decision:
     return Decision(scores.argmax(axis=1), best.sum(axis=1) > 1, best)
 
 
-def ranks(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+def rank_true_classes(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns how many classes come before the true one; among equals the first class does.
 
     Args:
@@ -122,12 +122,12 @@ def ranks(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     return ((scores > true) | ((scores == true) & earlier)).sum(axis=1)
 
 
-def log_probabilities(scores: np.ndarray, kind: str, floor: float) -> np.ndarray:
+def to_log_probabilities(scores: np.ndarray, kind: str, floor: float) -> np.ndarray:
     """Returns log-probabilities.
 
     Args:
         scores: Logits or probabilities, shape (samples, classes).
-        kind: "logits": log-softmax is taken; "probabilities": they are renormalised.
+        kind: "logits": log-softmax is taken; "probabilities": they are renormalized.
         floor: Least probability; below it the logarithm would grow without bound.
 
     Returns:
@@ -138,7 +138,7 @@ def log_probabilities(scores: np.ndarray, kind: str, floor: float) -> np.ndarray
         shifted = scores - scores.max(axis=1, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     total = scores.sum(axis=1, keepdims=True)
-    # All codes zero: the file says nothing, which is the uniform distribution.
+    # All codes are zero: nothing is known, which is the uniform distribution.
     share = np.divide(
         scores, total, out=np.full_like(scores, 1.0 / scores.shape[1]), where=total > 0
     )

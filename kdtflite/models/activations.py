@@ -1,6 +1,6 @@
-"""Activations that Keras 3 has and tf_keras lacks, or means differently.
+"""Activations of Keras 3 that tf_keras lacks or defines differently.
 
-They are registered, so a model that uses them can be saved and loaded.
+They are registered, so that a model that uses them can be saved and loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["KERAS3_ACTIVATIONS", "hard_sigmoid", "hard_silu", "log_sigmoid"]
 def hard_sigmoid(x: tf.Tensor) -> tf.Tensor:
     """Keras 3's hard sigmoid, relu6(x + 3) / 6.
 
-    tf_keras' function of the same name is clip(0.2 x + 0.5, 0, 1): another slope.
+    The function of that name in tf_keras is clip(0.2 x + 0.5, 0, 1), with another slope.
     """
     return tf.nn.relu6(x + 3.0) * (1.0 / 6.0)
 
@@ -32,7 +32,7 @@ def log_sigmoid(x: tf.Tensor) -> tf.Tensor:
     return tf.math.log_sigmoid(x)
 
 
-# Keras 3's name -> what tf_keras takes for it: its own name, or one of the functions above.
+# The name in Keras 3, and the activation for tf_keras: its name, or one of the functions above.
 KERAS3_ACTIVATIONS: dict[str, object] = {
     "elu": "elu",
     "exponential": "exponential",
@@ -49,7 +49,7 @@ KERAS3_ACTIVATIONS: dict[str, object] = {
     "relu6": "relu6",
     "selu": "selu",
     "sigmoid": "sigmoid",
-    # TFMOT knows swish by this name only.
+    # TFMOT knows it by this name only.
     "silu": "swish",
     "softmax": "softmax",
     "softplus": "softplus",

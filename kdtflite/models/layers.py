@@ -1,6 +1,6 @@
-"""Layers that a model carried over from Keras 3 may hold beside those of `tf_keras.layers`.
+"""Layers, besides those of `tf_keras.layers`, that a model from Keras 3 may hold.
 
-All are registered, so a model that uses them can be cloned, saved and loaded.
+They are registered, so that a model that uses them can be cloned, saved and loaded.
 """
 
 from __future__ import annotations
@@ -11,29 +11,36 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.applications.convnext import LayerScale, StochasticDepth
-from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+
+from kdtflite.models.keras_internals import (
+    CustomScaleLayer,
+    LayerScale,
+    StochasticDepth,
+    is_symbolic,
+)
 
 __all__ = ["APPLICATION_LAYERS", "Einsum", "einsum"]
 
-# ConvNeXt's and InceptionResNetV2's own layers: both generations define them beside the nets.
+# The layers of ConvNeXt and InceptionResNetV2; both generations define them with those nets.
 APPLICATION_LAYERS: dict[str, type[keras.layers.Layer]] = {
     "CustomScaleLayer": CustomScaleLayer,
     "LayerScale": LayerScale,
     "StochasticDepth": StochasticDepth,
 }
 
-for _kind in (LayerScale, StochasticDepth):  # tf_keras registers CustomScaleLayer itself
+for _kind in (LayerScale, StochasticDepth):  # tf_keras itself registers CustomScaleLayer
     keras.utils.register_keras_serializable(package="kdtflite")(_kind)
 
 
 @keras.utils.register_keras_serializable(package="kdtflite")
 class Einsum(keras.layers.Layer):
-    """`tf.einsum` of a list of tensors: what tf_keras makes of that call cannot be cloned or saved.
+    """Computes `tf.einsum` of a list of tensors, and can be cloned and saved.
+
+    The layer that tf_keras itself makes of a call of `tf.einsum` cannot.
 
     Args:
         subscripts: The equation, as in "bij,bjk->bik".
-        constants: Operands that are no inputs, as nested lists by their place in the equation.
+        constants: Operands that are not inputs, as nested lists by their place in the equation.
     """
 
     def __init__(
@@ -51,7 +58,7 @@ class Einsum(keras.layers.Layer):
         return tf.einsum(self.subscripts, *operands)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what rebuilds the layer."""
+        """Returns the arguments that rebuild the layer."""
         return {
             **super().get_config(),
             "subscripts": self.subscripts,
@@ -60,11 +67,11 @@ class Einsum(keras.layers.Layer):
 
 
 def einsum(subscripts: str, *operands: Any) -> Any:
-    """Calls `Einsum` on operands of which some are symbolic; the others are constants."""
+    """Calls `Einsum` on operands; those that are not symbolic are constants."""
     constants = {
         str(place): np.asarray(operand).tolist()
         for place, operand in enumerate(operands)
-        if not hasattr(operand, "_keras_history")
+        if not is_symbolic(operand)
     }
-    tensors = [operand for operand in operands if hasattr(operand, "_keras_history")]
+    tensors = [operand for operand in operands if is_symbolic(operand)]
     return Einsum(subscripts, constants)(tensors)

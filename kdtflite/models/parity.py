@@ -1,4 +1,4 @@
-"""Two models run on the same random inputs: how far apart are they?"""
+"""Compares two models by running both on the same inputs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from typing import Any
 import numpy as np
 
 from kdtflite.errors import UnsupportedModelError
-from kdtflite.models.graphs import map_structure, nodes
+from kdtflite.models.graphs import map_structure, walk_nodes
+from kdtflite.models.keras_internals import flatten_layers
 from kdtflite.progress import say
 
-__all__ = ["TOLERANCE", "Parity", "compare", "feeding_indices", "random_inputs", "tell_once"]
+__all__ = ["TOLERANCE", "Parity", "compare", "draw_inputs", "find_index_inputs", "report_once"]
 
 TOLERANCE = 1e-4  # of the largest output, in float32
 _MOST = 0.05  # of the largest output, whatever the noise
+_LEAST = 1e-6  # stands for the largest value of an output that is zero everywhere
 
-# Models whose parity was told: the doors of one job may each be given the same model.
-_told: weakref.WeakSet[Any] = weakref.WeakSet()
+# Models whose parity was reported: several functions of one job may get the same model.
+_reported: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the outputs of two models are apart.
+    """The distance between the outputs of two models.
 
     Attributes:
         difference: The largest difference between their outputs.
-        largest: The largest output of the model that was given.
+        largest: The largest output of the given model.
     """
 
     difference: float
@@ -42,12 +44,12 @@ class Parity:
         )
 
 
-def random_inputs(graph: Any, inputs: Any) -> Any:
-    """Makes a small random batch for each input of a model.
+def draw_inputs(graph: Any, inputs: Any) -> Any:
+    """Draws a small random batch for each input of a model.
 
     Args:
-        graph: The Functional or Sequential model, of either Keras; it tells which inputs are
-            indices, and how many there may be.
+        graph: The Functional or Sequential model, of either Keras. Its layers show which inputs
+            are indices, and the size of the vocabulary.
         inputs: Its symbolic inputs, in the structure that the model is called with.
 
     Returns:
@@ -58,8 +60,8 @@ def random_inputs(graph: Any, inputs: Any) -> Any:
         UnsupportedModelError: An input takes strings.
     """
     rng = np.random.default_rng(0)
-    indices = feeding_indices(graph)
-    vocabulary = min(_vocabularies(graph), default=10)
+    indices = find_index_inputs(graph)
+    vocabulary = min(_list_vocabularies(graph), default=10)
 
     def draw(tensor: Any) -> np.ndarray:
         shape = list(tensor.shape)
@@ -92,84 +94,92 @@ def compare(
     advice: str,
     *,
     tolerance: float = TOLERANCE,
+    allow_noise: bool = True,
 ) -> Parity:
-    """Runs two models on the same inputs, at training=False, and compares their outputs.
+    """Compares two models on the same inputs at training=False, and raises if they differ.
 
     Args:
         what: What was done, with the model's name; begins the messages.
-        given: The model that was given.
-        made: What was made of it.
-        inputs: Arrays, as `random_inputs` makes them.
+        given: The given model.
+        made: The model made from it.
+        inputs: Arrays, as `draw_inputs` returns them.
         advice: What to do instead; ends the messages.
-        tolerance: How far apart the outputs may be, as a share of the largest one. They may also
-            be apart by ten times what the last bits of the inputs alone change, up to 5 %: in a
-            deep net with odd weights the rounding of float32 grows beyond any smaller share.
+        tolerance: The largest difference allowed in each output, as a share of its largest value.
+        allow_noise: Allow ten times the effect of the last bits of the inputs, too, up to 5 %: in
+            a deep net with unusual weights the rounding of float32 grows beyond any smaller share.
 
     Raises:
         UnsupportedModelError: A model cannot be run, or the outputs differ in shape or by more.
     """
-    expected, received = _outputs(given, inputs), _outputs(made, inputs)
+    expected, received = _run(given, inputs), _run(made, inputs)
     shapes = tuple([array.shape for array in arrays] for arrays in (expected, received))
     if shapes[0] != shapes[1]:
         raise UnsupportedModelError(
             f"{what}, but its outputs changed shape. "
             f"Expected: {shapes[0]}. Received: {shapes[1]}. {advice}"
         )
-    difference = _largest_gap(expected, received)
-    largest = max(
-        (float(np.abs(one[np.isfinite(one)]).max(initial=0.0)) for one in expected), default=0.0
-    )
-    if difference <= tolerance * largest:
-        return Parity(difference, largest)
-    if _largest_gap(expected, _outputs(given, inputs)) > tolerance * largest:
+    gaps = _measure_gaps(expected, received)
+    # Each output by its own measure: a score beside boxes in pixels counts as much as they do.
+    sizes = [float(np.abs(one[np.isfinite(one)]).max(initial=0.0)) for one in expected]
+    allowed = np.array([tolerance * max(size, _LEAST) for size in sizes])
+    parity = Parity(float(gaps.max(initial=0.0)), max(sizes, default=0.0))
+    if np.all(gaps <= allowed):
+        return parity
+    if np.any(_measure_gaps(expected, _run(given, inputs)) > allowed):
         raise UnsupportedModelError(
             f"The model {given.name!r} computes something else every time on the same inputs at "
             "training=False, so it cannot be checked. Make no random numbers and no layers or "
             "variables in call()."
         )
-    noise = _largest_gap(expected, _outputs(given, _shaken(inputs)))
-    if difference > 10 * noise or difference > _MOST * largest:
-        raise UnsupportedModelError(
-            f"{what}, but its outputs differ by up to {difference:.3g}, where the largest output "
-            f"is {largest:.3g}. Expected at most {tolerance:g} of that. {advice}"
-        )
-    return Parity(difference, largest)
+    if allow_noise:
+        noise = _measure_gaps(expected, _run(given, _shake(inputs)))
+        allowed = np.maximum(allowed, np.minimum(10 * noise, _MOST * np.array(sizes)))
+    if np.all(gaps <= allowed):
+        return parity
+    worst = int(np.argmax(gaps / allowed))
+    names = getattr(given, "output_names", ())
+    name = names[worst] if len(names) == len(gaps) else str(worst)
+    raise UnsupportedModelError(
+        f"{what}, but its output {name!r} differs by up to {gaps[worst]:.3g}, where its largest "
+        f"value is {sizes[worst]:.3g}. Expected at most {tolerance:g} of that. {advice}"
+    )
 
 
-def tell_once(model: Any, message: str) -> None:
-    """Prints a line about a model, the first time that there is one."""
-    if model not in _told:
-        _told.add(model)
+def report_once(model: Any, message: str) -> None:
+    """Prints a line about a model, unless one was printed before."""
+    if model not in _reported:
+        _reported.add(model)
         say(message)
 
 
-def _outputs(model: Any, inputs: Any) -> list[np.ndarray]:
+def _run(model: Any, inputs: Any) -> list[np.ndarray]:
     try:
-        return _arrays(model(inputs, training=False))
+        return _to_arrays(model(inputs, training=False))
     # A model may raise anything on inputs that it was not made for.
     except Exception as error:
         shapes = map_structure(lambda array: f"{array.dtype}{list(array.shape)}", inputs)
         reason = " ".join(re.sub("\x1b\\[\\d+m", "", str(error)).split())
         raise UnsupportedModelError(
-            f"The model {model.name!r} cannot be run on random inputs {shapes}, so it cannot be "
+            f"The model {model.name!r} cannot be run on inputs {shapes}, so it cannot be "
             f"checked: {type(error).__name__}: {reason[:300]} Let it take any values of these "
             "shapes and dtypes."
         ) from error
 
 
-def _largest_gap(expected: list[np.ndarray], received: list[np.ndarray]) -> float:
-    largest = 0.0
+def _measure_gaps(expected: list[np.ndarray], received: list[np.ndarray]) -> np.ndarray:
+    """Returns the largest difference in each output."""
+    found = []
     for one, other in zip(expected, received, strict=True):
         both_nan = np.isnan(one) & np.isnan(other)
-        with np.errstate(invalid="ignore"):  # infinity less infinity
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
             gaps = np.where(both_nan | (one == other), 0.0, np.abs(one - other))
         # A NaN or infinity on one side only must not pass a comparison with `>`.
-        largest = max(largest, float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0)))
-    return largest
+        found.append(float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0)))
+    return np.array(found)
 
 
-def _shaken(inputs: Any) -> Any:
-    """Changes floats in their last bits."""
+def _shake(inputs: Any) -> Any:
+    """Changes the last bits of floats."""
     rng = np.random.default_rng(1)
 
     def shake(array: np.ndarray) -> np.ndarray:
@@ -180,15 +190,15 @@ def _shaken(inputs: Any) -> Any:
     return map_structure(shake, inputs)
 
 
-def feeding_indices(graph: Any) -> list[Any]:
-    """Returns the inputs of a graph that go straight into an Embedding: indices, not values."""
+def find_index_inputs(graph: Any) -> list[Any]:
+    """Returns the inputs of a graph that go straight into an Embedding layer: indices."""
     inputs = graph.inputs
     found = []
-    for layer, tensors in nodes(graph):
+    for layer, tensors in walk_nodes(graph):
         if type(layer).__name__ in ("Embedding", "CategoryEncoding"):
             taken = tensors
         elif getattr(layer, "inputs", None) and hasattr(layer, "layers"):
-            inner = feeding_indices(layer)
+            inner = find_index_inputs(layer)
             pairs = zip(tensors, layer.inputs, strict=False)
             taken = [one for one, its in pairs if any(its is item for item in inner)]
         else:
@@ -197,18 +207,18 @@ def feeding_indices(graph: Any) -> list[Any]:
     return found
 
 
-def _vocabularies(model: Any) -> Iterator[int]:
-    for layer in model._flatten_layers(include_self=False):
+def _list_vocabularies(model: Any) -> Iterator[int]:
+    for layer in flatten_layers(model):
         for name in ("input_dim", "num_tokens"):
             if isinstance(getattr(layer, name, None), int):
                 yield getattr(layer, name)
 
 
-def _arrays(value: Any) -> list[np.ndarray]:
+def _to_arrays(value: Any) -> list[np.ndarray]:
     if isinstance(value, dict):
-        return [array for key in sorted(value) for array in _arrays(value[key])]
+        return [array for key in sorted(value) for array in _to_arrays(value[key])]
     if isinstance(value, list | tuple):
-        return [array for item in value for array in _arrays(item)]
-    if hasattr(value, "detach"):  # of Keras 3 on PyTorch
+        return [array for item in value for array in _to_arrays(item)]
+    if hasattr(value, "detach"):  # a tensor of Keras 3 on PyTorch
         value = value.detach().cpu()
     return [np.asarray(value).astype("float64")]

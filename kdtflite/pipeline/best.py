@@ -1,4 +1,4 @@
-"""The best epoch of a training, remembered in variables that a checkpoint keeps."""
+"""The best epoch of a training, held in variables that a checkpoint saves."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["Best", "averaged"]
+__all__ = ["BestEpoch", "use_averages"]
 
 
-class Best(tf.Module):
+class BestEpoch(tf.Module):
     """Remembers the weights of the epoch with the highest validation accuracy, the first of equals.
 
     Args:
-        weights: What is remembered.
-        patience: Epochs without a better one after which there is no use in going on.
+        weights: The variables to remember.
+        patience: Epochs without improvement after which training should stop.
     """
 
     def __init__(self, weights: Sequence[tf.Variable], patience: int) -> None:
@@ -32,7 +32,7 @@ class Best(tf.Module):
         """The best epoch, from 1; 0 before there is one."""
         return int(self.epoch.numpy())
 
-    def see(self, epoch: int, accuracy: float) -> None:
+    def update(self, epoch: int, accuracy: float) -> None:
         """Remembers the weights if epoch number `epoch`, from 1, is the best so far."""
         if accuracy > float(self.accuracy.numpy()):
             self.epoch.assign(epoch)
@@ -40,19 +40,19 @@ class Best(tf.Module):
             for kept, weight in zip(self.kept, self._weights, strict=True):
                 kept.assign(weight)
 
-    def given_up(self, epoch: int) -> bool:
-        """Whether epoch number `epoch` was one without a better one too many."""
+    def should_stop(self, epoch: int) -> bool:
+        """Whether too many epochs up to number `epoch` brought no improvement."""
         return epoch - self.number >= self.patience
 
     def restore(self) -> None:
-        """Gives the weights the values of the best epoch."""
+        """Restores the weights of the best epoch."""
         for kept, weight in zip(self.kept, self._weights, strict=True):
             weight.assign(kept)
 
 
 @contextlib.contextmanager
-def averaged(optimizer: Any, variables: Sequence[tf.Variable]) -> Iterator[None]:
-    """Lends variables their moving averages, if the optimizer keeps such."""
+def use_averages(optimizer: Any, variables: Sequence[tf.Variable]) -> Iterator[None]:
+    """Replaces variables by their moving averages while the block runs, if there are any."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     own = [variable.numpy() for variable in variables] if optimizer.use_ema else []
     optimizer.finalize_variable_values(variables)

@@ -1,4 +1,4 @@
-"""The cluster that a process belongs to, as TF_CONFIG says."""
+"""The cluster that a process belongs to, as TF_CONFIG describes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kdtflite.errors import ConfigurationError
 
-__all__ = ["Cluster", "cluster_of_environment"]
+__all__ = ["Cluster", "read_cluster"]
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:2333", "host2:2333"]}, "task": {"type": "worker", "index": 0}}'
@@ -28,17 +28,17 @@ class Cluster:
     addresses: tuple[str, ...]
     index: int
 
-    def gone(self) -> list[str]:
-        """Returns the other workers that do not answer, for people."""
+    def find_lost(self) -> list[str]:
+        """Returns descriptions of the other workers that do not answer."""
         return [
             f"worker {number} ({address})"
             for number, address in enumerate(self.addresses)
-            if number != self.index and not _answers(address)
+            if number != self.index and not _is_answering(address)
         ]
 
 
-def cluster_of_environment() -> Cluster | None:
-    """Returns the cluster that TF_CONFIG names; None without it, or with a single worker in it.
+def read_cluster() -> Cluster | None:
+    """Returns the cluster that TF_CONFIG names; None if there is none or it has one worker.
 
     Raises:
         ConfigurationError: TF_CONFIG cannot be used.
@@ -57,7 +57,7 @@ def cluster_of_environment() -> Cluster | None:
         own = {"chief": chiefs, "worker": workers}[kind]
         if others or len(chiefs) > 1 or not 0 <= index < len(own):
             raise KeyError(kind)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ConfigurationError(
             f"The environment variable TF_CONFIG cannot be used. Expected workers, at most one "
             f"chief, and which of them this process is: {_EXAMPLE}. Received: {text}."
@@ -66,7 +66,7 @@ def cluster_of_environment() -> Cluster | None:
     return Cluster((*chiefs, *workers), position)
 
 
-def _answers(address: str) -> bool:
+def _is_answering(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=3):

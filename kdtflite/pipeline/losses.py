@@ -11,7 +11,7 @@ from typing import Any
 from kdtflite.distillation import losses, schedules
 from kdtflite.distillation.losses.base import DistillationLoss
 from kdtflite.distillation.mixing import CutMix, Mixing, MixUp
-from kdtflite.distillation.objective import Objective
+from kdtflite.distillation.objective import resolve_weights
 from kdtflite.distillation.outputs import Task
 from kdtflite.distillation.schedules import Schedule
 from kdtflite.errors import ConfigurationError, choose
@@ -19,6 +19,7 @@ from kdtflite.errors import ConfigurationError, choose
 __all__ = ["loss_names", "make_losses", "make_mixing", "make_number"]
 
 _TASK: Task = "multiclass"  # of every recipe
+_OLD_NAMES = {"relational": "relational_kd"}  # what logs called it once
 _SCHEDULES: dict[str, type[Schedule]] = {
     "constant": schedules.Constant,
     "linear": schedules.Linear,
@@ -49,13 +50,13 @@ def make_losses(
             loss.name += f"_{number}"
         made.append(loss)
     hard = make_number(hard_label_weight)
-    # What the Distiller would take by itself fills the gaps.
-    own = Objective(made, hard, None, _TASK).loss_weights
+    # The Distiller's own weights fill the gaps.
+    _, own = resolve_weights(made, hard, None, _TASK)
     weights = [
         make_number(entry["weight"]) if entry.get("weight") is not None else weight
         for entry, weight in zip(entries, own, strict=True)
     ]
-    Objective(made, hard, weights, _TASK)  # refuses what makes no sense
+    resolve_weights(made, hard, weights, _TASK)  # refuses invalid weights
     return {"losses": made, "hard_label_weight": hard, "loss_weights": weights}
 
 
@@ -74,7 +75,7 @@ def make_number(value: Any) -> Any:
         return value
     arguments = dict(value)
     name = choose(str(arguments.pop("schedule", None)), _SCHEDULES, what="schedule")
-    return _called(_SCHEDULES[name], arguments, f"schedule {name}")
+    return _make(_SCHEDULES[name], arguments, f"schedule {name}")
 
 
 def make_mixing(recipe: Mapping[str, float]) -> Mixing:
@@ -86,30 +87,31 @@ def make_mixing(recipe: Mapping[str, float]) -> Mixing:
 
 @functools.cache
 def loss_names() -> dict[str, type[DistillationLoss]]:
-    """Returns every loss by the name that recipes use: that of its file."""
+    """Returns every loss by its `default_name`, the word that recipes and logs have for it."""
     found: dict[str, type[DistillationLoss]] = {}
     for public in dir(losses):
         one = getattr(losses, public)
-        if isinstance(one, type) and issubclass(one, DistillationLoss) and _usable(one):
-            found[one.__module__.rpartition(".")[2]] = one
+        if isinstance(one, type) and issubclass(one, DistillationLoss) and _is_usable(one):
+            found[one.default_name] = one
     return found
 
 
-def _usable(one: type[DistillationLoss]) -> bool:
+def _is_usable(one: type[DistillationLoss]) -> bool:
     return not inspect.isabstract(one) and _TASK in one.tasks
 
 
 def _make_loss(entry: Mapping[str, Any]) -> DistillationLoss:
     arguments = dict(entry)
-    name = choose(str(arguments.pop("name", None)), loss_names(), what="loss")
-    return _called(loss_names()[name], arguments, f"loss {name}")
+    name = str(arguments.pop("name", None))
+    name = choose(_OLD_NAMES.get(name, name), loss_names(), what="loss")
+    return _make(loss_names()[name], arguments, f"loss {name}")
 
 
-def _called(made: type, arguments: Mapping[str, Any], what: str) -> Any:
-    """Calls a class with a recipe's values, with the names of its parameters checked first."""
+def _make(kind: type[Any], arguments: Mapping[str, Any], what: str) -> Any:
+    """Makes an object from a recipe's values, after a check of the parameters' names."""
     parameters = {
         name: parameter
-        for name, parameter in inspect.signature(made).parameters.items()
+        for name, parameter in inspect.signature(kind).parameters.items()
         if name != "name"
     }
     if unknown := sorted(set(arguments) - set(parameters)):
@@ -120,12 +122,12 @@ def _called(made: type, arguments: Mapping[str, Any], what: str) -> Any:
     if missing := [name for name in required if name not in arguments]:
         raise ConfigurationError(f"The {what} needs {', '.join(missing)}.")
     try:
-        return made(**{name: _value(value) for name, value in arguments.items()})
+        return kind(**{name: _parse(value) for name, value in arguments.items()})
     except (TypeError, ValueError) as error:  # a word where a number is wanted
         raise ConfigurationError(f"The {what} cannot be made: {error}.") from error
 
 
-def _value(value: Any) -> Any:
+def _parse(value: Any) -> Any:
     if isinstance(value, Mapping) and "schedule" in value:
         return make_number(value)
     if isinstance(value, Mapping) and "name" in value:

@@ -1,4 +1,4 @@
-"""Measures the files of a run and chooses the samples that its report shows."""
+"""Measures the files of a run and chooses the samples for its report."""
 
 from __future__ import annotations
 
@@ -11,24 +11,17 @@ from kdtflite.data.splits import Dataset
 from kdtflite.evaluation.accuracy import evaluate
 from kdtflite.evaluation.footprint import macs, parameters
 from kdtflite.evaluation.latency import benchmark
+from kdtflite.evaluation.paired import compare_paired
 from kdtflite.evaluation.parity import compare
 from kdtflite.evaluation.result import Evaluation
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 from kdtflite.pipeline.recipe import EvaluationRecipe
 from kdtflite.progress import say
+from kdtflite.reporting.variants import VARIANTS, get_variant, list_pairs
 
-__all__ = ["LABELS", "measure"]
+__all__ = ["measure"]
 
-LABELS = {
-    "teacher": "Teacher (float)",
-    "hard_labels": "Student, hard labels (float)",
-    "distilled": "Student, distilled (float)",
-    "ptq_int8": "Student, hard labels, PTQ int8",
-    "distilled_int8": "Student, distilled QAT int8",
-}
-"""The models of a run by key, as its report calls them."""
-
-_COMPARED = ("teacher", "distilled", "distilled_int8")
+_LABELS = {variant.key: variant.label for variant in VARIANTS}
 
 
 def measure(
@@ -36,53 +29,68 @@ def measure(
     keras_models: dict[str, keras.Model],
     dataset: Dataset,
     recipe: EvaluationRecipe,
+    *,
+    chosen: str,
 ) -> dict[str, Any]:
     """Evaluates and times every file on the test samples.
 
     Args:
         files: The files by key.
-        keras_models: The Keras model that each file was made from.
-        dataset: Its test samples are used here, for the first time.
-        recipe: How much to measure.
+        keras_models: The Keras model that each file was made from, where there is one.
+        dataset: Its test samples, which nothing used before.
+        recipe: What to measure.
+        chosen: Key of the file to ship.
 
     Returns:
-        The report's sections "models", "confusion", "per_class", "samples" and "parity".
+        The report's sections "models", "comparisons", "confusion", "per_class", "samples" and
+        "parity".
     """
     test, names = dataset.test, list(dataset.class_names)
     evaluations: dict[str, Evaluation] = {}
     models = []
     for key, lite in files.items():
         evaluations[key] = evaluate(lite, test, labels=names, progress=False)
-        models.append(_entry(key, lite, keras_models[key], evaluations[key], recipe))
+        models.append(
+            _measure_model(key, lite, keras_models.get(key, lite), evaluations[key], recipe)
+        )
         say(
-            f"{LABELS[key]}: accuracy {evaluations[key].accuracy:.4f}, "
+            f"{models[-1]['label']}: accuracy {evaluations[key].accuracy:.4f}, "
             f"{len(lite.content):,} bytes, p50 {models[-1]['latency_ms']['p50']:.3f} ms"
         )
-    parity = compare(keras_models["distilled_int8"], files["distilled_int8"], test.x)
-    say(str(parity))
-    shown = _disagreements_first(evaluations, test.y, recipe.pictures)
+    right = {key: each.predictions == test.y for key, each in evaluations.items()}
+    comparisons = [
+        {"first": one, "second": other, **compare_paired(right[one], right[other]).to_dict()}
+        for one, other in list_pairs(files, chosen)
+    ]
+    parity = compare(keras_models[chosen], files[chosen], test.x)
+    say(parity.summary())
+    compared = [key for key in _list_compared(chosen) if key in files]
+    shown = _choose_samples(evaluations, compared, test.y, recipe.pictures)
     return {
         "models": models,
+        "comparisons": comparisons,
         "confusion": {key: e.to_dict()["confusion"] for key, e in evaluations.items()},
-        "per_class": {key: _per_class(e) for key, e in evaluations.items()},
-        "samples": _samples(files, dataset, shown),
+        "per_class": {key: _list_scores(e) for key, e in evaluations.items()},
+        "samples": _describe_samples({key: files[key] for key in compared}, dataset, shown),
         "parity": {**parity.to_dict(), "argmax_agreement": parity.argmax_equal},
     }
 
 
-def _entry(
+def _measure_model(
     key: str,
     lite: LiteModel,
-    model: keras.Model,
+    model: keras.Model | LiteModel,
     evaluation: Evaluation,
     recipe: EvaluationRecipe,
 ) -> dict[str, Any]:
     speed = benchmark(lite, threads=recipe.threads, invokes=recipe.invokes, progress=False)
     latency = speed.latencies[0]
+    dtype = lite.inputs[0].dtype
     return {
         "key": key,
-        "label": LABELS[key],
-        "format": lite.inputs[0].dtype,
+        # A file that somebody else trained is of any dtype.
+        "label": f"Teacher ({dtype})" if model is lite else _LABELS[key],
+        "format": dtype,
         "file": f"files/{key}.tflite",
         "bytes": len(lite.content),
         "parameters": parameters(model),
@@ -105,34 +113,37 @@ def _entry(
     }
 
 
-def _per_class(evaluation: Evaluation) -> dict[str, list[float]]:
-    return {
-        "precision": [scores.precision for scores in evaluation.per_class],
-        "recall": [scores.recall for scores in evaluation.per_class],
-        "f1": [scores.f1 for scores in evaluation.per_class],
-        "support": [scores.support for scores in evaluation.per_class],
-    }
+def _list_scores(evaluation: Evaluation) -> dict[str, list[float]]:
+    names = ("precision", "recall", "f1", "support")
+    return {name: [getattr(scores, name) for scores in evaluation.per_class] for name in names}
 
 
-def _disagreements_first(
-    evaluations: dict[str, Evaluation], labels: np.ndarray, count: int
+def _list_compared(chosen: str) -> list[str]:
+    """Returns the models whose predictions for single samples are shown."""
+    variant = get_variant(chosen)
+    float_key = None if variant is None else variant.float_key
+    return ["teacher", *([float_key] if float_key else []), chosen]
+
+
+def _choose_samples(
+    evaluations: dict[str, Evaluation], compared: list[str], labels: np.ndarray, count: int
 ) -> np.ndarray:
-    """Returns which samples to show: where models differ, then where all err, then the rest."""
-    chosen = np.stack([evaluations[key].predictions for key in _COMPARED])
+    """Returns which samples to show: first where models disagree, then errors, then the rest."""
+    chosen = np.stack([evaluations[key].predictions for key in compared])
     differ = (chosen != chosen[0]).any(axis=0)
     wrong = (chosen != labels).any(axis=0)
     return np.lexsort((np.arange(len(labels)), ~wrong, ~differ))[:count]
 
 
-def _samples(
+def _describe_samples(
     files: dict[str, LiteModel], dataset: Dataset, shown: np.ndarray
 ) -> list[dict[str, Any]]:
     if not len(shown):
         return []
     x = dataset.test.x[shown]
     shares = {}
-    for key in _COMPARED:
-        logits = files[key].predict(x).astype(np.float64)
+    for key, lite in files.items():
+        logits = lite.predict(x).astype(np.float64)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares[key] = weights / weights.sum(axis=1, keepdims=True)
     low, high = dataset.input_range

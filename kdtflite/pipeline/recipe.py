@@ -1,16 +1,36 @@
-"""Recipes: what a run does, as data, checked before anything starts."""
+"""Recipes: what a run does, as data that are checked before anything starts."""
 
 from __future__ import annotations
 
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from kdtflite.errors import ConfigurationError, choose
+from kdtflite.pipeline.bounds import (
+    ARCHITECTURES,
+    MOST_PIXELS,
+    Architecture,
+    Real,
+    Seed,
+    Threads,
+    Whole,
+    Width,
+)
+from kdtflite.pipeline.training_recipe import (
+    AugmentationRecipe,
+    DistillationRecipe,
+    EarlyStoppingRecipe,
+    MixingRecipe,
+    QuantizationRecipe,
+    Strict,
+    TrainingRecipe,
+)
+from kdtflite.pipeline.yaml_files import abbreviate, find_absurd_value, parse_yaml, read_yaml
+from kdtflite.reporting.variants import SHIPPABLE
 
 __all__ = [
     "AugmentationRecipe",
@@ -30,11 +50,7 @@ __all__ = [
 ]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class DataRecipe(_Strict):
+class DataRecipe(Strict):
     """Where the samples come from."""
 
     name: str = Field(
@@ -52,82 +68,46 @@ class DataRecipe(_Strict):
         "resized to; by default the size that all of them have",
     )
     channels: Literal[1, 3] = Field(
-        3, description="of the images of a folder: 3 for RGB, 1 for grey"
+        3, description="channels of the images of a folder: 3 for RGB, 1 for gray"
     )
+    labeled: Real | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the training samples that keep their label, class by class; the "
+        "teacher alone teaches on the others. By default all keep it",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _either_spelling(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "labelled" not in values:
+            return values
+        if "labeled" in values:
+            raise ValueError("give either `labeled` or `labelled`, which mean the same")
+        return {"labeled" if key == "labelled" else key: values[key] for key in values}
 
     @field_validator("image_size", mode="before")
     @classmethod
     def _one_or_two_sizes(cls, value: Any) -> Any:
         sizes = value if isinstance(value, list) else [value, value]
         if value is not None and (
-            len(sizes) != 2 or any(type(n) is not int or n < 1 for n in sizes)
+            len(sizes) != 2 or any(type(n) is not int or not 1 <= n <= MOST_PIXELS for n in sizes)
         ):
-            raise ValueError("expected pixels, one whole number from 1 up or [height, width]")
+            raise ValueError(
+                f"expected pixels, one whole number from 1 to {MOST_PIXELS:,} or [height, width]"
+            )
         return value
 
 
-class AugmentationRecipe(_Strict):
-    """How far training images are moved at random."""
-
-    shift: float = Field(0.0, ge=0, description="largest shift, pixels")
-    rotation: float = Field(0.0, ge=0, le=180, description="largest rotation, degrees")
-    zoom: float = Field(0.0, ge=0, lt=1, description="largest change of size, fraction")
-    flip: bool = Field(False, description="mirror every second image")
-
-
-class MixingRecipe(_Strict):
-    """Training samples that are mixtures of two, the same for student and teacher."""
-
-    mixup: float | None = Field(None, gt=0, description="alpha of MixUp; the paper has 0.2")
-    cutmix: float | None = Field(None, gt=0, description="alpha of CutMix; the paper has 1")
-
-    @model_validator(mode="after")
-    def _one_way(self) -> MixingRecipe:
-        if (self.mixup is None) == (self.cutmix is None):
-            raise ValueError("give either `mixup` or `cutmix`, with its alpha")
-        return self
-
-
-class EarlyStoppingRecipe(_Strict):
-    """Ends a training that gets no better, and keeps the weights of its best epoch."""
-
-    patience: int = Field(ge=1, description="epochs without a better validation accuracy")
-
-
-class TrainingRecipe(_Strict):
-    """One training: Adam with warm-up and cosine decay."""
-
-    epochs: int = Field(ge=1, description="passes over the training samples")
-    batch_size: int = Field(128, ge=1, description="samples a step")
-    learning_rate: float = Field(gt=0, description="peak of the learning rate")
-    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear rise to the peak")
-    augmentation: AugmentationRecipe = AugmentationRecipe()
-    mixing: MixingRecipe | None = Field(
-        None, description="mix samples: {mixup: alpha} or {cutmix: alpha}"
-    )
-    weight_decay: float = Field(
-        0.0, ge=0, description="decay of the kernels (AdamW); biases and norms have none"
-    )
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of the hard labels spread over all classes"
-    )
-    clip_norm: float | None = Field(
-        None, gt=0, description="largest norm of all gradients together"
-    )
-    ema: float | None = Field(
-        None, gt=0, lt=1, description="momentum of a moving average of the weights, which is kept"
-    )
-    early_stopping: EarlyStoppingRecipe | None = Field(
-        None, description="end where the validation accuracy gets no better: {patience: epochs}"
-    )
-
-
-class ModelRecipe(_Strict):
+class ModelRecipe(Strict):
     """A model to build, or a trained one to load."""
 
-    architecture: str | None = Field(None, description="convnet, depthwise or resnet")
-    widths: list[int] | None = Field(None, description="channels of each block")
-    load: str | None = Field(None, description="path of a trained .keras, .h5 or SavedModel")
+    architecture: Architecture | None = Field(None, description=", ".join(ARCHITECTURES))
+    widths: list[Width] | None = Field(None, max_length=100, description="channels of each block")
+    load: str | None = Field(
+        None, description="path of a trained .keras, .h5, .tflite or .onnx file or a SavedModel"
+    )
     training: TrainingRecipe | None = Field(None, description="how it is trained if it is built")
 
     @model_validator(mode="after")
@@ -141,193 +121,162 @@ class ModelRecipe(_Strict):
         return self
 
 
-class StudentRecipe(_Strict):
+class StudentRecipe(Strict):
     """The model to ship."""
 
-    architecture: str = Field("depthwise", description="convnet, depthwise or resnet")
-    widths: list[int] | None = Field(None, description="channels of each block")
+    architecture: Architecture = Field("depthwise", description=", ".join(ARCHITECTURES))
+    widths: list[Width] | None = Field(None, max_length=100, description="channels of each block")
 
 
-class DistillationRecipe(TrainingRecipe):
-    """Training by the teacher: chosen on the validation samples, or as named here."""
+class MetadataRecipe(Strict):
+    """What the files' metadata hold besides labels, normalization and recipe."""
 
-    losses: Any = Field(
-        None,
-        description="auto (the default): chosen by short runs; or a list, each with `name`, "
-        "perhaps `weight`, and the loss's own parameters",
+    description: str = Field(
+        "", description="what the models do; by default the recipe's description"
     )
-    temperature: Any = Field(
-        None, description="T of the soft targets, in place of `losses`; 4 if only the weight is set"
-    )
-    hard_label_weight: Any = Field(
-        None, description="weight of the hard labels, 0 to 1; losses on logits share the rest"
-    )
-
-    _without: ClassVar[str] = "auto"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default(cls, values: Any) -> Any:
-        named = ("losses", "temperature", "hard_label_weight")
-        if isinstance(values, dict) and all(values.get(name) is None for name in named):
-            return {**values, "losses": cls._without}
-        return values
-
-    @field_validator("losses")
-    @classmethod
-    def _word_or_list(cls, value: Any) -> Any:
-        entries = isinstance(value, list) and all(
-            isinstance(entry, dict) and "name" in entry for entry in value
-        )
-        if value not in (None, cls._without) and not entries:
-            raise ValueError(
-                f"expected {cls._without!r} or a list such as [{{name: soft_targets, "
-                "temperature: 2.0}]"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _one_way(self) -> DistillationRecipe:
-        word = isinstance(self.losses, str)
-        if word and (self.temperature is not None or self.hard_label_weight is not None):
-            raise ValueError(
-                f"`losses: {self.losses}` brings temperature and weights with it; leave out "
-                "`losses`, or `temperature` and `hard_label_weight`"
-            )
-        if self.losses is not None and self.temperature is not None:
-            raise ValueError(
-                "`temperature` is for soft targets without `losses`; write it beside the name of "
-                "a loss in the list"
-            )
-        if not word:
-            self.distiller_options()
-        return self
-
-    def distiller_options(self) -> dict[str, Any]:
-        """Returns what `Distiller` takes, new losses at every call."""
-        # Here, since it loads TensorFlow, which most recipes need not be read with.
-        from kdtflite.pipeline.losses import make_losses
-
-        if isinstance(self.losses, str):
-            return {"losses": "auto"}
-        soft_targets: dict[str, Any] = {"name": "soft_targets"}
-        if self.temperature is not None:
-            soft_targets["temperature"] = self.temperature
-        losses = [soft_targets] if self.losses is None else self.losses
-        try:
-            return make_losses(losses, self.hard_label_weight)
-        except ConfigurationError as error:
-            raise ValueError(str(error).rstrip(".")) from error
+    author: str = Field("", description="who made the models")
+    license: str = Field("", description="their license, preferably as an SPDX identifier")
 
 
-class QuantizationRecipe(DistillationRecipe):
-    """Quantization-aware training by the teacher, going on from the distilled student."""
-
-    losses: Any = Field(
-        None,
-        description="distillation (the default): what that stage was trained with; or a list",
-    )
-
-    _without: ClassVar[str] = "distillation"
-
-
-class MetadataRecipe(_Strict):
-    """What the files say of themselves beside the labels, the normalisation and the recipe."""
-
-    description: str = Field("", description="what the models do; by default the recipe's own")
-    author: str = Field("", description="who made them")
-    license: str = Field("", description="their licence, best as an SPDX identifier")
-
-
-class ConversionRecipe(_Strict):
+class ConversionRecipe(Strict):
     """The file."""
 
-    target: Literal["int8"] = Field("int8", description="what is promised and proven")
+    target: Literal["int8"] = Field("int8", description="what the file is proven to be")
     io_dtype: Literal["int8", "uint8"] = Field("int8", description="dtype of inputs and outputs")
-    representative_samples: int = Field(500, ge=1, description="training samples to calibrate on")
+    representative_samples: Whole = Field(500, ge=1, description="training samples to calibrate on")
+    names: Literal["all", "layers", "none"] = Field(
+        "all", description="what the files keep of the names of inner tensors"
+    )
     metadata: MetadataRecipe = MetadataRecipe()
 
 
-class EvaluationRecipe(_Strict):
+class EvaluationRecipe(Strict):
     """What is measured on the files."""
 
-    invokes: int = Field(200, ge=200, description="timed invokes a file")
-    threads: list[int] = Field([1], min_length=1, description="threads to time with")
-    pictures: int = Field(24, ge=0, description="test samples shown in the report")
+    invokes: Whole = Field(200, ge=200, description="timed invokes per file")
+    threads: list[Threads] = Field(
+        [1], min_length=1, max_length=100, description="threads to time with"
+    )
+    pictures: Whole = Field(24, ge=0, description="test samples shown in the report")
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """A whole run: data → teacher → students → integer file → report."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the run's folder")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_.-]+$", max_length=100, description="name of the run's folder"
+    )
     description: str = Field("", description="one sentence for `kdtflite recipes`")
-    seed: int = Field(1, ge=0, lt=2**31, description="seed of splits, weights and batches")
+    seed: Seed = Field(1, description="seed of splits, weights and batches")
     data: DataRecipe
     teacher: ModelRecipe
     student: StudentRecipe = StudentRecipe()
     distillation: DistillationRecipe
     quantization: QuantizationRecipe = Field(
-        description="quantization-aware distillation, going on from the distilled student"
+        description="quantization-aware distillation, starting from the distilled student; by "
+        "default like the distillation, for an eighth of its epochs and, where it says no "
+        "learning rate, at a tenth of that one"
     )
     hard_labels: TrainingRecipe | None = Field(
         None,
-        description="the baseline's training; by default as distillation, for as many "
-        "epochs as distillation and quantization together",
+        description="training of the baseline; by default like the distillation, without a teacher",
+    )
+    variants: list[str] = Field(
+        list(SHIPPABLE),
+        min_length=1,
+        description="the files to make, of which the best on validation samples is shipped: "
+        + ", ".join(SHIPPABLE),
     )
     conversion: ConversionRecipe = ConversionRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_quantization(cls, values: Any) -> Any:
+        """Fills in what `quantization` leaves out: a short tail at a low rate is enough."""
+        distillation = values.get("distillation") if isinstance(values, dict) else None
+        if not isinstance(distillation, dict):
+            return values
+        rate, epochs = distillation.get("learning_rate"), distillation.get("epochs")
+        tail = values.get("quantization")
+        if tail is None and isinstance(epochs, int):
+            shared = {*TrainingRecipe.model_fields, "cached_views"} - {"learning_rate"}
+            tail = {key: value for key, value in distillation.items() if key in shared}
+            tail["epochs"] = max(1, round(epochs / 8))
+        if isinstance(tail, dict) and isinstance(rate, int | float):
+            tail = {"learning_rate": rate / 10, **tail}
+        return values if tail is None else {**values, "quantization": tail}
+
+    @field_validator("name")
+    @classmethod
+    def _name_a_folder(cls, value: str) -> str:
+        if not value.strip("."):
+            raise ValueError("expected the name of a folder, with a letter or a digit")
+        return value
+
+    @field_validator("variants")
+    @classmethod
+    def _known_once(cls, value: list[str]) -> list[str]:
+        unknown = [key for key in value if key not in SHIPPABLE]
+        if unknown or len(set(value)) < len(value):
+            raise ValueError(f"expected each once, of: {', '.join(SHIPPABLE)}")
+        return value
 
     @property
     def baseline(self) -> TrainingRecipe:
         """How the hard-label student is trained."""
         if self.hard_labels is not None:
             return self.hard_labels
-        # As many epochs as the student to ship gets in all: it should win by its teacher alone.
-        own = set(DistillationRecipe.model_fields) - set(TrainingRecipe.model_fields)
-        shared = self.distillation.model_dump(exclude=own)
-        shared["epochs"] += self.quantization.epochs
-        return TrainingRecipe(**shared)
+        # Only the teacher should make the difference.
+        return _leave_out_teacher(self.distillation)
+
+    @property
+    def baseline_quantization(self) -> TrainingRecipe:
+        """How the hard-label student is trained quantization-aware."""
+        return _leave_out_teacher(self.quantization)
+
+
+def _leave_out_teacher(recipe: DistillationRecipe) -> TrainingRecipe:
+    shared = set(TrainingRecipe.model_fields)
+    return TrainingRecipe(**recipe.model_dump(include=shared))
 
 
 def list_recipes() -> dict[str, str]:
-    """Returns the recipes that come with kdtflite, name and description."""
-    return {name: load_recipe(name).description for name in _installed()}
+    """Returns the descriptions of the recipes that come with kdtflite, by name."""
+    return {name: load_recipe(name).description for name in _find_installed()}
 
 
 def load_recipe(recipe: str | os.PathLike[str] | dict[str, Any] | Recipe) -> Recipe:
     """Reads a recipe by name, from a YAML file, or from a dict.
 
     Raises:
-        ConfigurationError: No such recipe or file, YAML that is none, an unknown key (the valid
-            ones are listed), a value out of its range.
+        ConfigurationError: No such recipe or file, invalid YAML, an unknown key (the message
+            lists the valid ones), or a value out of its range.
     """
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, dict):
-        return _validated(recipe, "the recipe")
-    text = str(recipe)
-    if text.endswith((".yaml", ".yml")) or os.sep in text:
-        path = Path(text)
-        if not path.is_file():
-            raise ConfigurationError(f"There is no recipe file {path}. Expected a .yaml file.")
-        content = path.read_bytes()
-    else:
-        content = _installed()[choose(text, _installed(), what="recipe")].read_bytes()
-    try:
-        values = yaml.safe_load(content.decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return _validate(recipe, "the recipe")
+    if not isinstance(recipe, str | os.PathLike):
         raise ConfigurationError(
-            f"{text} is not valid YAML: {' '.join(str(error).split())}."
-        ) from (error)
+            "Expected the name of a recipe, the path of a .yaml file, or a dict of its values. "
+            f"Received: {type(recipe).__name__}."
+        )
+    text = os.fsdecode(recipe)
+    if text.endswith((".yaml", ".yml")) or os.sep in text:
+        values = read_yaml(Path(text))
+    else:
+        entry = _find_installed()[choose(text, _find_installed(), what="recipe")]
+        values = parse_yaml(entry.read_bytes(), text)
     if not isinstance(values, dict):
         raise ConfigurationError(
             f"Expected {text} to hold keys and values ({', '.join(Recipe.model_fields)}). "
             f"Received: {type(values).__name__}."
         )
-    return _validated(values, text)
+    return _validate(values, text)
 
 
-def _installed() -> dict[str, Any]:
+def _find_installed() -> dict[str, Any]:
     folder = resources.files("kdtflite") / "recipes"
     return {
         entry.name.removesuffix(".yaml"): entry
@@ -336,29 +285,35 @@ def _installed() -> dict[str, Any]:
     }
 
 
-def _validated(values: dict[str, Any], source: str) -> Recipe:
+def _validate(values: dict[str, Any], source: str) -> Recipe:
     try:
+        if problem := find_absurd_value(values):
+            raise ConfigurationError(f"{source} cannot be used: {problem}.")
         return Recipe.model_validate(values)
+    except RecursionError as error:
+        raise ConfigurationError(f"{source} cannot be used: it contains itself.") from error
     except ValidationError as error:
-        faults = "; ".join(_fault(detail) for detail in error.errors())
+        faults = "; ".join(_describe_fault(detail) for detail in error.errors())
         raise ConfigurationError(f"{source} cannot be used: {faults}.") from error
 
 
-def _fault(detail: Any) -> str:
+def _describe_fault(detail: Any) -> str:
     path = [str(part) for part in detail["loc"]]
     where = ".".join(path)
     if detail["type"] == "extra_forbidden":
-        valid = ", ".join(_keys_at(path[:-1]))
-        return f"unknown key {where!r} (valid there: {valid})"
+        valid = ", ".join(_list_keys(path[:-1]))
+        return f"unknown key {abbreviate(where)} (valid there: {valid})"
     if detail["type"] == "missing":
         return f"key {where!r} is missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    received = "" if isinstance(detail["input"], dict) else f", received {detail['input']!r}"
+    received = (
+        "" if isinstance(detail["input"], dict) else f", received {abbreviate(detail['input'])}"
+    )
     return f"{where or 'the recipe'}: {message[:1].lower()}{message[1:]}{received}"
 
 
-def _keys_at(path: list[str]) -> list[str]:
-    """Returns the keys that the schema knows at `path`."""
+def _list_keys(path: list[str]) -> list[str]:
+    """Returns the keys that are valid at `path`."""
     model: type[BaseModel] = Recipe
     for part in path:
         annotation = model.model_fields[part].annotation

@@ -1,4 +1,4 @@
-"""run: a recipe from data to report, in a folder that a killed run goes on from."""
+"""run: a recipe from data to report, in a folder from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import yaml
@@ -21,53 +21,38 @@ from kdtflite.errors import (
     ConfigurationError,
     DataError,
     KdtfliteError,
-    ModelFileError,
     OutputExistsError,
+    to_line,
 )
 from kdtflite.evaluation.machine import describe_machine
-from kdtflite.files import sha256, write_json, write_text
-from kdtflite.litemodel import LiteModel
-from kdtflite.models.model_files import open_model_file
-from kdtflite.pipeline.recipe import Recipe, load_recipe
-from kdtflite.pipeline.workers import Workers
-from kdtflite.progress import logged_to, say
-from kdtflite.reporting.schema import REPORT_VERSION
-from kdtflite.runtime import versions
-
-__all__ = ["RunResult", "run"]
-
-_SHIPPED = "student.tflite"
-_ABOUT = "run.json"
-MADE = (
-    *("data", "teacher", "hard_labels", "distilled", "distilled_qat", "files", "measurements"),
-    *("recipe.yaml", "log.txt", ".lock", "report.json", "report.html", _SHIPPED, _ABOUT),
+from kdtflite.files import write_bytes, write_json, write_text
+from kdtflite.leftovers import is_leftover, sweep_leftovers
+from kdtflite.pipeline.finished import (
+    ABOUT,
+    REPORT,
+    RESULTS,
+    find_damage,
+    list_artifacts,
+    note_results,
+    read_about,
+    read_finished,
 )
-"""Everything in a run's folder, its stages first: all that starting over may remove."""
-# What a teacher that is being trained, or is there, leaves in its folder.
-_BEGUN = ("checkpoint", "done.json")
+from kdtflite.pipeline.recipe import Recipe, load_recipe
+from kdtflite.pipeline.run_result import SHIPPED, RunResult
+from kdtflite.pipeline.teacher import check_teacher_file
+from kdtflite.pipeline.workers import Workers
+from kdtflite.pipeline.yaml_files import read_yaml
+from kdtflite.progress import log_to, say
+from kdtflite.reporting.schema import REPORT_VERSION, write_report
+from kdtflite.reporting.variants import SHIPPABLE, TRAINING_STAGES, VARIANTS, list_stages
+from kdtflite.runtime import list_versions
 
+__all__ = ["run"]
 
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run.
-
-    Attributes:
-        folder: Everything it made.
-        report: What report.json holds.
-    """
-
-    folder: Path
-    report: dict[str, Any]
-
-    @property
-    def html(self) -> Path:
-        """The report as a page."""
-        return self.folder / "report.html"
-
-    @property
-    def lite(self) -> LiteModel:
-        """The file to ship."""
-        return LiteModel.load(self.folder / _SHIPPED)
+RUN_FILES = (*list_stages(SHIPPABLE), "recipe.yaml", "log.txt", ".lock", *RESULTS, ABOUT)
+"""Everything in a run's folder, stages first: only these are removed when a run starts over."""
+# What a teacher leaves in its folder while it is trained and once it is finished.
+_STARTED_MARKERS = ("checkpoint", "done.json")
 
 
 def run(
@@ -76,63 +61,85 @@ def run(
     output: str | os.PathLike[str] | None = None,
     data_path: str | None = None,
     seed: int | None = None,
+    labeled: float | None = None,
     force: bool = False,
     strategy: str = "auto",
 ) -> RunResult:
     """Runs a recipe: teacher, students, integer file, measurements, report.
 
-    Stopped at any moment and called again, it goes on from the last finished stage, and inside
-    a training from the last epoch; the files come out the same. For that it switches
-    TensorFlow's deterministic operations on, for the whole process.
+    Stopped at any moment and called again, it resumes after the last finished stage, and inside
+    a training after the last finished epoch; the files come out the same. For this it turns on
+    TensorFlow's deterministic operations for the whole process.
 
     Args:
-        recipe: Name of a recipe, path of a .yaml file, or its values.
+        recipe: Name of a recipe, path of a .yaml file, or a dict of its values.
         output: The run's folder; by default runs/<name of the recipe>.
         data_path: File or folder of the data set, in place of the recipe's.
-        seed: In place of the recipe's.
-        force: Start over where the folder holds a run already.
-        strategy: Who trains: "none" (one device), "mirrored" (all GPUs of this machine),
+        seed: Seed, in place of the recipe's.
+        labeled: Share of the training samples that keep their label, in place of the recipe's;
+            the teacher alone teaches on the others.
+        force: Start over if the folder holds a run already.
+        strategy: Where to train: "none" (one device), "mirrored" (all GPUs of this machine),
             "multi_worker" (the workers of the environment variable TF_CONFIG, each started with
-            the same call and seeing the same folder), or "auto" for what there is.
+            the same call and with access to the same folder), or "auto" (all that are available).
+
+    Returns:
+        The folder and the report.
 
     Raises:
         ConfigurationError: The recipe or the strategy cannot be used.
         OutputExistsError: The folder holds a run of another recipe, or something else.
         DataError: The data cannot be used, or changed since the run began.
-        KdtfliteError: Another worker died; started again, they go on from the last checkpoint.
+        KdtfliteError: Another worker died; started again, they resume from the last checkpoint.
     """
     workers = Workers(strategy)
-    workers.start()  # reading a recipe makes its losses, and so begins work with TensorFlow
-    resolved = _resolve(load_recipe(recipe), data_path, seed)
+    workers.start()  # first: reading a recipe makes its losses, which uses TensorFlow
+    resolved = _resolve(load_recipe(recipe), data_path, seed, labeled)
     folder = Path(output) if output is not None else Path("runs") / resolved.name
-    with workers.together(folder):
+    with workers.watch(folder):
         workers.check_same(resolved.model_dump_json())
-        if workers.chief:
+        if workers.is_chief:
             _open_folder(folder, resolved, force)
-            with _locked(folder), logged_to(folder / "log.txt"):
+            with _lock(folder), log_to(folder / "log.txt"):
+                # What processes left that were killed.
+                stages = (folder / stage for stage in list_stages(resolved.variants))
+                for place in (Path(gettempdir()), folder, *stages):
+                    sweep_leftovers(place)
                 _finish(resolved, folder, workers)
         else:
             _finish(resolved, folder, workers)
-    return RunResult(folder, json.loads((folder / "report.json").read_text()))
+    return RunResult(folder, json.loads((folder / REPORT).read_text()))
 
 
 def _finish(recipe: Recipe, folder: Path, workers: Workers) -> None:
-    if workers.agreed((folder / "report.json").is_file()):
-        say(f"The run in {folder} is finished already. Pass --force to start it over.")
+    damage = None
+    finished = workers.is_chief and (folder / REPORT).is_file()
+    if finished:
+        damage = find_damage(folder, list_stages(recipe.variants))
+    if workers.broadcast(int(finished and damage is None)):
+        say(f"The run in {folder} is already finished. Pass --force to start over.")
+        return
+    if damage is not None:
+        say(f"The run in {folder} was finished, but {damage}. It is mended.")
+    if finished and not workers.has_others and _mend_results(recipe, folder):
         return
     try:
-        _work(recipe, folder, workers)
+        _run_stages(recipe, folder, workers)
     except KdtfliteError:
-        # Refused for its data or its teacher: nothing in it is worth going on from, and the
-        # mended recipe should not find it in its way.
-        begun = any((folder / "teacher" / name).exists() for name in _BEGUN)
-        if workers.chief and not begun:
+        # Refused because of its data or teacher: nothing in the folder is worth resuming from,
+        # and it should not get in the way of the corrected recipe.
+        started = any((folder / "teacher" / name).exists() for name in _STARTED_MARKERS)
+        if workers.is_chief and not started:
             _clear(folder)
         raise
 
 
-def _resolve(recipe: Recipe, data_path: str | None, seed: int | None) -> Recipe:
+def _resolve(
+    recipe: Recipe, data_path: str | None, seed: int | None, labeled: float | None
+) -> Recipe:
     values = recipe.model_dump()
+    if labeled is not None:
+        values["data"]["labeled"] = labeled
     if data_path is not None:
         values["data"]["path"] = data_path
     if seed is not None:
@@ -149,64 +156,80 @@ def _resolve(recipe: Recipe, data_path: str | None, seed: int | None) -> Recipe:
 
 
 def _open_folder(folder: Path, recipe: Recipe, force: bool) -> None:
-    """Makes the folder, or makes sure that what is in it is this run."""
+    """Makes the folder, or makes sure that it holds this run."""
     stored = folder / "recipe.yaml"
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{folder} is a file. Expected a folder for the run.")
-    if folder.is_dir() and any(folder.iterdir()):
-        # Not told by recipe.yaml: users keep files of that name, beside their data.
-        if not (folder / _ABOUT).is_file():
+    # A process that was killed before its first file leaves only where it was to be written.
+    if folder.is_dir() and not all(map(is_leftover, folder.iterdir())):
+        # recipe.yaml does not identify a run: users keep files of that name beside their data.
+        if not (folder / ABOUT).is_file():
             raise OutputExistsError(
                 f"{folder} is not empty and holds no run. Choose another folder with --output."
             )
         if force:
             _clear(folder)
         elif stored.is_file():  # unless killed between its first two files
-            before = yaml.safe_load(stored.read_text())
+            before = _read_stored(stored)
             if before != recipe.model_dump(mode="json"):
                 raise OutputExistsError(
                     f"{folder} holds a run of another recipe "
-                    f"({_difference(before, recipe.model_dump(mode='json'))}). "
-                    "Pass --force to start it over, or another folder with --output."
+                    f"({_describe_difference(before, recipe.model_dump(mode='json'))}). "
+                    "Pass --force to start over, or choose another folder with --output."
                 )
-            return
+            if read_about(folder) is not None:
+                return
+            say(f"{folder / ABOUT} is damaged. It is written again, with the versions of today.")
     about = {
         "seed": recipe.seed,
-        "versions": versions(),
+        "versions": list_versions(),
         "machine": describe_machine(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    write_json(folder / _ABOUT, about, overwrite=True)  # first: it says that this is a run
-    write_text(stored, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    write_json(folder / ABOUT, about, overwrite=True)  # first: it marks the folder as a run
+    content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    write_text(stored, content, overwrite=True)
+
+
+def _read_stored(path: Path) -> Any:
+    try:
+        return read_yaml(path)
+    except ConfigurationError as error:
+        raise OutputExistsError(
+            f"The recipe of the run in {path.parent} is damaged ({to_line(error)}). Pass --force "
+            "to start over, or choose another folder with --output."
+        ) from error
 
 
 def _clear(folder: Path) -> None:
-    """Removes what a run made, and the folder if that was all there was in it."""
-    for name in MADE:
+    """Removes a run's files, and the folder if nothing else is in it."""
+    for name in RUN_FILES:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # somebody else's files are in it
+    with contextlib.suppress(OSError):  # it holds other files
         folder.rmdir()
 
 
-def _difference(before: Any, now: Any, path: str = "") -> str:
-    """Names the first values in which two recipes differ."""
+def _describe_difference(before: Any, now: Any, path: str = "") -> str:
+    """Returns the first key in which two recipes differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
             if before.get(key) != now.get(key):
-                return _difference(before.get(key), now.get(key), f"{path}.{key}".strip("."))
+                return _describe_difference(
+                    before.get(key), now.get(key), f"{path}.{key}".strip(".")
+                )
     return f"{path} was {before!r}, is {now!r}"
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     """Keeps a second process out of the folder; a killed process leaves no lock behind."""
     try:
         import fcntl
-    except ImportError:  # Windows: two runs in one folder are the user's to avoid
+    except ImportError:  # Windows: the user must avoid two runs in one folder
         yield
         return
     with open(folder / ".lock", "w") as file:
@@ -220,131 +243,133 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _work(recipe: Recipe, folder: Path, workers: Workers) -> None:
+def _run_stages(recipe: Recipe, folder: Path, workers: Workers) -> None:
     teacher = recipe.teacher.load
     if teacher is not None and not (folder / "teacher" / "done.json").is_file():
-        open_model_file(teacher)  # refused now rather than after the data are loaded
+        check_teacher_file(teacher)  # refused now rather than after the data are loaded
 
     import tensorflow as tf
     import tf_keras as keras
 
+    from kdtflite.pipeline.check import check_recipe
     from kdtflite.pipeline.stages import STAGES, Run
-    from kdtflite.reporting import write_html
+
+    stages = [stage for stage in STAGES if stage.name in list_stages(recipe.variants)]
 
     tf.config.experimental.enable_op_determinism()
-    about = workers.seen(lambda: _read_json(folder / _ABOUT), str(folder / _ABOUT))
-    if about["versions"] != versions():
-        say("The versions differ from those the run began with; its files may come out different.")
+    about = workers.wait_for(lambda: read_about(folder), str(folder / ABOUT))
+    if about["versions"] != list_versions():
+        say("The versions differ from those the run began with: its files may differ, too.")
     current = Run(recipe, folder, {}, workers)
     seconds = {}
     redo = False
-    for number, stage in enumerate(STAGES, start=1):
-        done = None if redo else _finished(folder / stage.name)
-        if workers.agreed(done is None):
-            redo = True  # what follows was made from what is gone
-            say(f"Stage {number} of {len(STAGES)}: {stage.title}")
+    for number, stage in enumerate(stages, start=1):
+        done = None if redo else read_finished(folder / stage.name)
+        if workers.broadcast(done is None):
+            redo = True  # later stages were made from files that are missing
+            say(f"Stage {number} of {len(stages)}: {stage.title}")
             done = _run_stage(stage, current, folder / stage.name)
-            made = workers.chief
+            made = workers.is_chief
         else:
-            done = done or _wait_for(workers, folder / stage.name)
+            done = done or _wait_for_stage(workers, folder / stage.name)
             made = False
         if stage.name == "data" and not made and stage.work(current) != done["result"]:
             raise DataError(
-                f"The data changed since the run in {folder} began, or are others than the "
+                f"The data changed since the run in {folder} began, or differ from the "
                 f"chief's. Expected the same samples ({done['result']['fingerprint'][:12]}). Pass "
                 "--force to start over."
             )
         current.results[stage.name] = done["result"]
+        if stage.name == "data" and read_finished(folder / "teacher", quiet=True) is None:
+            check_recipe(current)
         seconds[stage.name] = done["seconds"]
         keras.backend.clear_session()
-    if workers.chief:
-        shutil.copyfile(folder / "files" / "distilled_int8.tflite", folder / f".{_SHIPPED}")
-        os.replace(folder / f".{_SHIPPED}", folder / _SHIPPED)
-        report = _report(recipe, folder, current.results, seconds, about)
-        write_html(report, folder / "report.html", overwrite=True)
-        write_json(folder / "report.json", report, overwrite=True)  # last: it says "finished"
-    workers.agreed(0)
-    workers.seen(lambda: _read_json(folder / "report.json"), "report.json")
+    if workers.is_chief:
+        _write_results(recipe, folder, current.results, seconds, about)
+    workers.broadcast(0)
+    workers.wait_for(lambda: (folder / REPORT).is_file() or None, REPORT)
+
+
+def _mend_results(recipe: Recipe, folder: Path) -> bool:
+    """Writes a finished run's results again; False if a stage must be repeated first."""
+    about = read_about(folder)
+    names = list_stages(recipe.variants)
+    stages = {name: read_finished(folder / name, quiet=True) for name in names}
+    if about is None or not all(stages.values()):
+        return False
+    found = {name: done for name, done in stages.items() if done is not None}
+    results = {name: done["result"] for name, done in found.items()}
+    seconds = {name: done["seconds"] for name, done in found.items()}
+    _write_results(recipe, folder, results, seconds, about)
+    return True
+
+
+def _write_results(
+    recipe: Recipe,
+    folder: Path,
+    results: dict[str, dict[str, Any]],
+    seconds: dict[str, float],
+    about: dict[str, Any],
+) -> None:
+    from kdtflite.reporting import write_html
+
+    chosen = results["selection"]["chosen"]
+    shipped = (folder / "files" / f"{chosen}.tflite").read_bytes()
+    write_bytes(folder / SHIPPED, shipped, overwrite=True)
+    report = _build_report(recipe, folder, results, seconds, about)
+    write_html(report, folder / "report.html", overwrite=True)
+    content = json.dumps(report, indent=2) + "\n"
+    note_results(folder, about, content)
+    write_text(folder / REPORT, content, overwrite=True)  # last: marks the end
 
 
 def _run_stage(stage: Any, current: Any, folder: Path) -> dict[str, Any]:
     import tf_keras as keras
 
     workers = current.workers
-    if workers.chief:
+    if workers.is_chief:
         folder.mkdir(exist_ok=True)
     keras.utils.set_random_seed(current.recipe.seed)
     started = time.monotonic()
     if stage.together:
         with workers.scope():
             result = stage.work(current)
-    elif workers.chief:
+    elif workers.is_chief:
         result = stage.work(current)
-    if workers.chief:
-        # The checkpoints have served; what is left are the stage's artefacts.
+    if workers.is_chief:
+        # The checkpoints are no longer needed; what is left are the stage's artifacts.
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         done = {
             "seconds": round(time.monotonic() - started, 2),
-            "artefacts": [_artefact(path, folder.parent) for path in _artefacts(folder)],
+            "artifacts": list_artifacts(folder, folder.parent),
             "result": result,
         }
         write_json(folder / "done.json", done, overwrite=True)
-    workers.agreed(0)  # the others wait for the chief here
-    return done if workers.chief else _wait_for(workers, folder)
+    workers.broadcast(0)  # the others wait for the chief here
+    return done if workers.is_chief else _wait_for_stage(workers, folder)
 
 
-def _wait_for(workers: Workers, folder: Path) -> dict[str, Any]:
-    return workers.seen(lambda: _finished(folder), str(folder))
+def _wait_for_stage(workers: Workers, folder: Path) -> dict[str, Any]:
+    return workers.wait_for(lambda: read_finished(folder), str(folder))
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _artefacts(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in files if path.name != "done.json")
-
-
-def _artefact(path: Path, run_folder: Path) -> dict[str, Any]:
-    return {
-        "file": path.relative_to(run_folder).as_posix(),
-        "sha256": sha256(path),
-        "bytes": path.stat().st_size,
-    }
-
-
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """Returns what a finished stage left, or None if it is not finished or its files changed."""
-    try:
-        done = json.loads((folder / "done.json").read_text())
-        for artefact in done["artefacts"]:
-            if sha256(folder.parent / artefact["file"]) != artefact["sha256"]:
-                raise ModelFileError(f"{artefact['file']} changed")
-    except FileNotFoundError:
-        return None
-    except (ModelFileError, json.JSONDecodeError) as error:
-        say(f"Stage {folder.name} is done again: {error}.")
-        return None
-    return done
-
-
-def _report(
+def _build_report(
     recipe: Recipe,
     folder: Path,
     results: dict[str, dict[str, Any]],
     seconds: dict[str, float],
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    measured = results["measurements"]
-    trainings = ("teacher", "hard_labels", "distilled", "distilled_qat")
+    measured, selection = results["measurements"], results["selection"]
+    stages = {variant.key: variant.stage for variant in VARIANTS}
+    parts = {**results.get("distilled", {}), **results[stages[selection["chosen"]]]}
     source = recipe.data.path
     root = folder.absolute()
     command = f"kdtflite run {shlex.quote(str(root / 'recipe.yaml'))}"
-    kept = ("teacher", "hard_labels", "distilled", "distilled_qat", "files")
-    artefacts = [_artefact(path, folder) for stage in kept for path in _artefacts(folder / stage)]
-    digests = {artefact["file"]: artefact["sha256"] for artefact in artefacts}
-    return {
+    kept = (*TRAINING_STAGES, "files")
+    artifacts = [each for stage in kept for each in list_artifacts(folder / stage, folder)]
+    digests = {artifact["file"]: artifact["sha256"] for artifact in artifacts}
+    values: dict[str, Any] = {
         "version": REPORT_VERSION,
         "name": recipe.name,
         "created": about["created"],
@@ -357,17 +382,17 @@ def _report(
         **measured,
         "models": [{**model, "sha256": digests[model["file"]]} for model in measured["models"]],
         "training": {
-            # The report calls a training by the model that came of it.
-            "distilled_int8" if stage == "distilled_qat" else stage: results[stage]["training"]
-            for stage in trainings
-            if "training" in results[stage]
+            key: results[stage]["training"]
+            for stage, key in TRAINING_STAGES.items()
+            if "training" in results.get(stage, {})
         },
-        **{key: value for key, value in results["distilled"].items() if key == "choice"},
-        "proof": results["files"]["proofs"]["distilled_int8"],
-        "quantization": results["distilled_qat"]["quantization"],
+        **{key: parts[key] for key in ("choice", "quantization") if key in parts},
+        "selection": selection,
+        "proof": results["files"]["proofs"][selection["chosen"]],
         "reproduce": {
             "command": f"{command} --output {shlex.quote(f'{root}-again')}"
             + ("" if source == "auto" else f" --data {shlex.quote(source)}"),
-            "artefacts": artefacts,
+            "artifacts": artifacts,
         },
     }
+    return write_report(values)

@@ -1,12 +1,11 @@
-"""Quantize, distil and evaluate the file, until it is as accurate as was asked for."""
+"""Quantize, distill and evaluate the file until it is accurate enough."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from kdtflite.distillation.teachers.resolve import as_teacher
 from kdtflite.distillation.ways.fit import Fit
 from kdtflite.errors import ConfigurationError, OutputExistsError
 from kdtflite.evaluation.accuracy import collect, evaluate
-from kdtflite.files import sha256, staged, write_json
-from kdtflite.litemodel import LiteModel
+from kdtflite.files import read_json, sha256, write_atomically, write_json
+from kdtflite.lite.model import LiteModel
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.progress import say
 from kdtflite.quantization.aware import quantize_aware
+from kdtflite.results import Axes, Result, Table, as_plain, make_axes, make_table
 
 __all__ = ["Round", "UntilAccurate", "until_accurate"]
 
@@ -38,7 +38,7 @@ class Round:
 
     Attributes:
         number: 0 is the file before any training.
-        accuracy: Share of the validation samples that the int8 file gets right.
+        accuracy: Share of the validation samples that the int8 file classifies correctly.
         bytes: Size of the file.
     """
 
@@ -48,14 +48,14 @@ class Round:
 
 
 @dataclass(frozen=True)
-class UntilAccurate:
-    """What the rounds led to.
+class UntilAccurate(Result):
+    """The best file of all rounds.
 
     Attributes:
         lite: The file of the best round.
         student: The quantization-aware student, with that round's weights.
         rounds: Every round, in order.
-        target_accuracy: What was asked for.
+        target_accuracy: The accuracy that was asked for.
     """
 
     lite: LiteModel
@@ -65,12 +65,12 @@ class UntilAccurate:
 
     @property
     def best(self) -> Round:
-        """The most accurate round, the first of several."""
+        """The most accurate round; of equal ones the first."""
         return max(self.rounds, key=lambda each: (each.accuracy, -each.number))
 
     @property
     def reached(self) -> bool:
-        """Whether the file is as accurate as was asked for."""
+        """Whether the best file reaches the target accuracy."""
         return self.best.accuracy >= self.target_accuracy
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,8 +79,42 @@ class UntilAccurate:
             "target_accuracy": self.target_accuracy,
             "reached": self.reached,
             "best": self.best.number,
-            "rounds": [asdict(each) for each in self.rounds],
+            "rounds": as_plain(self.rounds),
         }
+
+    def to_table(self) -> Table:
+        """Returns the rounds as a rich table."""
+        rows = (
+            (str(each.number), f"{each.accuracy:.4f}", f"{each.bytes:,}") for each in self.rounds
+        )
+        table = make_table(rows, numbers=("round", "accuracy", "bytes"))
+        table.rows[self.rounds.index(self.best)].style = "bold"
+        return table
+
+    def summary(self) -> str:
+        """Returns the best round and whether it reached the target, in one line."""
+        reached = "reached" if self.reached else "not reached"
+        return (
+            f"The target accuracy of {self.target_accuracy:.4f} was {reached}: round "
+            f"{self.best.number} has {self.best.accuracy:.4f}."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the accuracy of each round's file, with the target as a dashed line.
+
+        Args:
+            ax: Where to draw; by default a new figure.
+
+        Returns:
+            The axes drawn on.
+        """
+        ax = make_axes(ax, 6, 4, xlabel="round", ylabel="validation accuracy of the file")
+        numbers = [each.number for each in self.rounds]
+        ax.plot(numbers, [each.accuracy for each in self.rounds], marker="o")
+        ax.axhline(self.target_accuracy, linestyle="--", color="gray", label="target")
+        ax.set_xticks(numbers)
+        ax.legend()
+        return ax
 
 
 def until_accurate(
@@ -100,30 +134,30 @@ def until_accurate(
 ) -> UntilAccurate:
     """Trains a student quantization-aware, round by round, until its int8 file is accurate enough.
 
-    The float student is wrapped and its ranges are set from data; its file is round 0. Each round
-    then distils for `fit.epochs` epochs, with an optimizer and schedules that start anew (as warm
-    restarts do, Loshchilov & Hutter, arXiv 1608.03983), converts, and evaluates the file itself. It
-    ends when a file reaches the target, or when no file has been better than the best one for
-    `patience` rounds. What is returned is the best round, never a later and worse one.
+    The float student is made quantization-aware and its ranges are set from data; its file is
+    round 0. Each round then distills for `fit.epochs` epochs, with an optimizer and schedules that
+    start anew (warm restarts, Loshchilov & Hutter, arXiv 1608.03983), converts, and evaluates the
+    file itself. It ends when a file reaches the target, or when `patience` rounds have brought no
+    better file. The best round is returned, never a later and worse one.
 
-    Choose on validation samples, state results on others: the best of many rounds is a little
-    flattered by the samples that chose it.
+    Report the accuracy on other samples than `validation`: the best of many rounds looks slightly
+    better on the samples that selected it.
 
     Args:
-        student: A float tf_keras or Keras 3 model, trained; it is not changed.
-        teacher: What `Distiller` takes as a teacher.
+        student: A trained float model, as `quantize_aware` takes it; it is not changed.
+        teacher: A teacher, as `Distiller` takes it.
         train: A tf.data.Dataset of batches, a pair (x, y), a triple with sample weights, or an
             object with attributes x and y.
         validation: Samples and labels, as `kdtflite.evaluate` takes them.
-        target_accuracy: The accuracy of the file, above 0 and up to 1, that is enough.
+        target_accuracy: The accuracy that the file has to reach, above 0 and up to 1.
         fit: How a round is compiled and fitted; by default one epoch with Adam.
-        patience: Rounds without a better file before it gives up.
-        max_rounds: The most rounds after round 0.
+        patience: Stop after this many rounds without a better file.
+        max_rounds: At most this many rounds after round 0.
         io_dtype: "int8" or "uint8" inputs and outputs of the file.
         representative_data: Samples as the student takes them; by default from `train`.
-        folder: Keeps every round's weights and file; called again, the job goes on after the last
-            one, also with another target, patience or number of rounds.
-        **distiller: Options of `Distiller`. With losses="auto", a job that goes on chooses anew.
+        folder: Where to save every round's weights and file; called again, the job resumes after
+            the last one, even with another target, patience or number of rounds.
+        **distiller: Options of `Distiller`. With losses="auto", a resumed job chooses anew.
 
     Returns:
         The best file, and the accuracy and size of every round.
@@ -133,11 +167,20 @@ def until_accurate(
         OutputExistsError: `folder` holds another job.
 
     Example:
-        >>> result = until_accurate(
-        ...     student, teacher, (x, y), (x_val, y_val), target_accuracy=0.98, fit=Fit(epochs=3)
+        >>> import kdtflite, numpy
+        >>> import tf_keras as keras
+        >>> keras.utils.set_random_seed(0)
+        >>> x = numpy.random.default_rng(0).normal(size=(64, 2)).astype("float32")
+        >>> y = (x[:, 0] > 0).astype(int)
+        >>> student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> teacher = keras.models.clone_model(student)
+        >>> result = kdtflite.until_accurate(
+        ...     student, teacher, (x, y), (x, y), target_accuracy=0.01, losses=[]
         ... )
-        >>> result.lite.save("student.tflite")
+        >>> result.reached
+        True
     """
+    student = as_tf_keras(student)
     if not 0 < target_accuracy <= 1 or patience < 1 or max_rounds < 0:
         raise ConfigurationError(
             "Expected target_accuracy above 0 and up to 1, patience of one round or more, and no "
@@ -147,10 +190,9 @@ def until_accurate(
     fit = fit or Fit(epochs=1)
     preprocessing = distiller.get("student_preprocessing")
     if representative_data is None:
-        representative_data = _representative(train, preprocessing)
+        representative_data = _make_representative(train, preprocessing)
     x, y = collect(validation)
-    samples = (_prepared(x, preprocessing), y)
-    student = as_tf_keras(student)
+    samples = (_preprocess(x, preprocessing), y)
     wrapped = quantize_aware(student, representative_data)
     taught_by = as_teacher(
         teacher,
@@ -165,8 +207,8 @@ def until_accurate(
         "io_dtype": io_dtype,
     }
     if folder is not None:
-        about |= {"student": _fingerprint(student), "teacher": taught_by.fingerprint()}
-    kept = _Kept(None if folder is None else Path(folder), about)
+        about |= {"student": _compute_fingerprint(student), "teacher": taught_by.fingerprint()}
+    kept = _RoundFolder(None if folder is None else Path(folder), about)
     rounds: list[Round] = []
     best: tuple[Round, LiteModel, list[np.ndarray]] | None = None
     for number in range(max_rounds + 1):
@@ -184,7 +226,7 @@ def until_accurate(
             best = (rounds[-1], lite, wrapped.get_weights())
         say(
             f"Round {number}{' (from before)' if before else ''}: the int8 file's accuracy is "
-            f"{accuracy:.4f}, asked for are {target_accuracy:.4f}; best {best[0].accuracy:.4f} "
+            f"{accuracy:.4f}, the target {target_accuracy:.4f}; best {best[0].accuracy:.4f} "
             f"in round {best[0].number}; {len(lite.content):,} bytes"
         )
         if accuracy >= target_accuracy or number - best[0].number >= patience:
@@ -194,32 +236,41 @@ def until_accurate(
     result = UntilAccurate(best[1], wrapped, tuple(rounds), float(target_accuracy))
     if not result.reached:
         say(
-            f"The accuracy asked for was not reached: {best[0].accuracy:.4f} of "
+            f"The target accuracy was not reached: {best[0].accuracy:.4f} of "
             f"{target_accuracy:.4f} after {len(rounds) - 1} rounds."
         )
     return result
 
 
-class _Kept:
-    """Rounds in a folder: weights, what losses train, and the file; written in that order."""
+class _RoundFolder:
+    """Rounds in a folder: weights, the losses' variables, and the file; written in that order."""
 
     def __init__(self, folder: Path | None, about: dict[str, Any]) -> None:
         self.folder = folder
         self.about = about
 
     def load(self, number: int, job: Distiller) -> LiteModel | None:
-        """Puts a round's weights into the student and returns its file, if it was finished."""
+        """Restores a round's weights and returns its file, or None if it is not finished."""
         if self.folder is None or not (record := self._path(number, "json")).is_file():
             return None
-        done = json.loads(record.read_text())
+        done = read_json(record)
         weights, file = self._path(number, "h5"), self._path(number, "tflite")
+        if not (
+            isinstance(done, dict)
+            and isinstance(done.get("about"), dict)
+            and isinstance(done.get("sha256"), list)
+            and weights.is_file()
+            and file.is_file()
+        ):
+            say(f"{record} or a file beside it is damaged: round {number} is made again.")
+            return None
         differ = [key for key in self.about if done["about"].get(key) != self.about[key]]
         if not differ and [sha256(weights), sha256(file)] != done["sha256"]:
             differ = ["the files"]
         if differ:
             raise OutputExistsError(
-                f"{record} is of another job: {', '.join(differ)} differ. Choose another folder, "
-                "or remove this one to start over."
+                f"{record} belongs to another job: {', '.join(differ)} differ. Choose another "
+                "folder, or remove this one to start over."
             )
         job.student.load_weights(weights)
         if (adapters := self._path(number, "npz")).is_file():
@@ -232,21 +283,21 @@ class _Kept:
         if self.folder is None:
             return
         weights, file = self._path(number, "h5"), self._path(number, "tflite")
-        with staged(weights, overwrite=True) as path:
+        with write_atomically(weights, overwrite=True) as path:
             job.student.save_weights(path)
         if job.loss_variables:
-            with staged(self._path(number, "npz"), overwrite=True) as path:
+            with write_atomically(self._path(number, "npz"), overwrite=True) as path:
                 np.savez(path, *[variable.numpy() for variable in job.loss_variables])
         lite.save(file, overwrite=True)
         done = {"about": self.about, "sha256": [sha256(weights), sha256(file)]}
-        write_json(self._path(number, "json"), done)
+        write_json(self._path(number, "json"), done, overwrite=True)
 
     def _path(self, number: int, ending: str) -> Path:
         assert self.folder is not None
         return self.folder / f"round_{number:02d}.{ending}"
 
 
-def _representative(train: Any, preprocessing: Callable[[Any], Any] | None) -> Any:
+def _make_representative(train: Any, preprocessing: Callable[[Any], Any] | None) -> Any:
     """Returns representative data from the training samples, as the student takes them."""
     if preprocessing is None:
         return train
@@ -256,10 +307,12 @@ def _representative(train: Any, preprocessing: Callable[[Any], Any] | None) -> A
     x = train[0] if isinstance(train, tuple | list) else train.x
     count = len(tf.nest.flatten(x)[0])
     spread = np.linspace(0, count - 1, min(count, DEFAULT_SAMPLES)).astype(int)
-    return _prepared(tf.nest.map_structure(lambda part: np.asarray(part)[spread], x), preprocessing)
+    return _preprocess(
+        tf.nest.map_structure(lambda part: np.asarray(part)[spread], x), preprocessing
+    )
 
 
-def _prepared(x: Any, preprocessing: Callable[[Any], Any] | None) -> Any:
+def _preprocess(x: Any, preprocessing: Callable[[Any], Any] | None) -> Any:
     """Returns samples as the student takes them."""
     if preprocessing is None:
         return x
@@ -272,7 +325,7 @@ def _prepared(x: Any, preprocessing: Callable[[Any], Any] | None) -> Any:
     return tf.nest.map_structure(lambda *each: np.concatenate(each), *parts)
 
 
-def _fingerprint(model: keras.Model) -> str:
+def _compute_fingerprint(model: keras.Model) -> str:
     digest = hashlib.sha256()
     for weight in model.get_weights():
         digest.update(f"{weight.shape}{weight.dtype}".encode())

@@ -1,4 +1,4 @@
-"""The processes and devices that train together, and what they must agree upon."""
+"""The processes and devices that train together."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import contextlib
 import functools
 import hashlib
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kdtflite.errors import ConfigurationError, DataError, KdtfliteError, choose
-from kdtflite.pipeline.cluster import Cluster, cluster_of_environment
+from kdtflite.leftovers import make_temporary_folder
+from kdtflite.pipeline.cluster import Cluster, read_cluster
 from kdtflite.progress import say
 
 __all__ = ["ALONE", "STRATEGIES", "Workers"]
@@ -23,20 +22,20 @@ STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
 
 T = TypeVar("T")
 
-# What a network file system may take to show one machine what another wrote.
+# A network file system may need so long to show one machine what another wrote.
 _SECONDS_UNTIL_SEEN = 60.0
 
 
 class Workers:
-    """This process and those that it trains with; alone it changes nothing at all.
+    """This process and those that it trains with; for a single process nothing changes.
 
-    Every process does the same work in the same order where it trains; only the chief writes into
-    the run's folder, converts and measures, and the others wait for it. They wait in collective
-    operations, as in training: that one of them died is found out in the same way everywhere.
+    Every process does the same training in the same order. Only the chief writes into the run's
+    folder, converts and measures, while the others wait. They wait in collective operations, as in
+    training, so the death of a worker is noticed in the same way everywhere.
 
     Args:
-        strategy: One of `STRATEGIES`. "auto" takes the workers of TF_CONFIG, else all GPUs of
-            this machine if there are several, else the one device.
+        strategy: One of `STRATEGIES`. "auto" uses the workers of TF_CONFIG; without them all
+            GPUs of this machine if there are several; otherwise the one device.
 
     Raises:
         ConfigurationError: No such strategy, or TF_CONFIG does not fit it.
@@ -45,8 +44,9 @@ class Workers:
     def __init__(self, strategy: str = "none") -> None:
         self._wanted = choose(strategy, STRATEGIES, what="strategy")
         self._cluster: Cluster | None = None
+        self._temporary = contextlib.ExitStack()
         if strategy in ("auto", "multi_worker"):
-            self._cluster = cluster_of_environment()
+            self._cluster = read_cluster()
         if strategy == "multi_worker" and self._cluster is None:
             raise ConfigurationError(
                 "The strategy multi_worker needs several workers. Expected the environment "
@@ -55,29 +55,29 @@ class Workers:
             )
 
     @property
-    def several(self) -> bool:
+    def has_others(self) -> bool:
         """Whether there are other processes."""
         return self._cluster is not None
 
     @property
-    def chief(self) -> bool:
+    def is_chief(self) -> bool:
         """Whether this process is the one that writes."""
         return self._cluster is None or self._cluster.index == 0
 
     def start(self) -> None:
-        """Waits for the other processes; nothing may be done with TensorFlow before.
+        """Waits for the other processes; must come before any other use of TensorFlow.
 
         Raises:
-            ConfigurationError: Something was.
+            ConfigurationError: TensorFlow has been used already.
         """
         if self._cluster is not None:
-            _multi_worker(self._cluster)
+            _start_cluster(self._cluster)
 
     @functools.cached_property
     def strategy(self) -> Any:
         """The tf.distribute strategy, or None for a single device."""
         if self._cluster is not None:
-            return _multi_worker(self._cluster)
+            return _start_cluster(self._cluster)
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
@@ -89,14 +89,14 @@ class Workers:
         if len(devices) < 2:
             raise ConfigurationError(
                 f"The strategy mirrored needs several GPUs. Received: {len(gpus)}. "
-                "Use --strategy none, or auto, which takes what there is."
+                "Use --strategy none, or auto, which uses what is available."
             )
         say(f"Training on {len(devices)} devices of this machine.")
         return tf.distribute.MirroredStrategy(devices)
 
     @contextlib.contextmanager
-    def together(self, folder: Path) -> Iterator[None]:
-        """Says which worker is gone if one dies while the block runs.
+    def watch(self, folder: Path) -> Iterator[None]:
+        """Names the worker that is lost if one dies while the block runs.
 
         Raises:
             KdtfliteError: Another worker died or cannot be reached.
@@ -114,48 +114,48 @@ class Workers:
         try:
             yield
         except lost as error:
-            gone = self._cluster.gone()
+            gone = self._cluster.find_lost()
             if not gone and not isinstance(error, tf.errors.UnavailableError):
                 raise
             named = " and ".join(gone) or "another worker"
             raise KdtfliteError(
                 f"The training stopped, because {named} died or cannot be reached. The last "
                 f"checkpoint in {folder} is whole: start all workers again with the same command, "
-                "and the run goes on from it."
+                "and the run resumes from it."
             ) from error
         finally:
-            # What only this process wrote.
-            if "_scratch" in self.__dict__:
-                shutil.rmtree(self._scratch, ignore_errors=True)
+            # Files that only this process wrote.
+            self._temporary.close()
+            self.__dict__.pop("_scratch", None)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """Returns the context in which models that train together are built and trained."""
+        """Returns the context in which to build and train models that train together."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
-    def synchronized(self, model: Any) -> contextlib.AbstractContextManager[None]:
-        """Returns the context in which `model` trains as on one device, batches in parts or not."""
+    def synchronize(self, model: Any) -> contextlib.AbstractContextManager[None]:
+        """Returns the context in which `model` trains as it would on one device."""
         if self.strategy is None:
             return contextlib.nullcontext()
-        from kdtflite.pipeline.synchronized import synchronized
+        from kdtflite.pipeline.synchronize import synchronize
 
-        return synchronized(model)
+        return synchronize(model)
 
-    def shared(self, batches: Any) -> Any:
-        """Returns the same batches, of which every worker takes its rows."""
-        if not self.several:
+    def shard(self, batches: Any) -> Any:
+        """Returns the same batches, of which every worker will take its own rows."""
+        if not self.has_others:
             return batches
         import tensorflow as tf
 
         options = tf.data.Options()
-        # Not by files: every worker makes the same whole batches, and the same parts of them.
+        # Not by files: every worker makes the same whole batches, and splits them alike.
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.DATA
         )
         return batches.with_options(options)
 
-    def agreed(self, value: int) -> int:
-        """Returns the chief's value in every process, once all of them have come here."""
-        if not self.several:
+    def broadcast(self, value: int) -> int:
+        """Waits for all processes and returns the chief's value in each of them."""
+        if not self.has_others:
             return value
         import tensorflow as tf
 
@@ -167,23 +167,23 @@ class Workers:
         return int(self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None))
 
     def check_same(self, text: str) -> None:
-        """Refuses a process that was started for something else than the chief.
+        """Refuses a process that was started with another recipe than the chief.
 
         Raises:
-            ConfigurationError: `text` is not the chief's.
+            ConfigurationError: `text` differs from the chief's.
         """
         digest = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
-        if self.agreed(digest) != digest:
+        if self.broadcast(digest) != digest:
             raise ConfigurationError(
                 "This worker was started with another recipe than the chief. Expected the same "
                 "command on all workers, the same paths included. Start all of them again."
             )
 
-    def seen(self, read: Callable[[], T | None], what: str) -> T:
-        """Returns what `read` finds of what the chief wrote, as soon as it is there.
+    def wait_for(self, read: Callable[[], T | None], what: str) -> T:
+        """Calls `read` until it finds what the chief wrote, and returns that.
 
         Raises:
-            DataError: It does not turn up.
+            DataError: It does not appear in time.
         """
         until = time.monotonic() + _SECONDS_UNTIL_SEEN
         while True:
@@ -197,17 +197,17 @@ class Workers:
                 )
             time.sleep(0.5)
 
-    def own(self, folder: Path) -> Path:
+    def choose_folder(self, folder: Path) -> Path:
         """Returns where this process writes what the chief writes into `folder`.
 
-        Saving a model is work for all workers: statistics that each of them holds a part of are
-        brought together by it. What others than the chief save is thrown away.
+        All workers have to save a model, because saving combines the statistics of which each
+        worker holds a part. The files of all but the chief are thrown away.
         """
-        return folder if self.chief else self._scratch / folder.name
+        return folder if self.is_chief else self._scratch / folder.name
 
     @functools.cached_property
     def _scratch(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix="kdtflite-worker-"))
+        return self._temporary.enter_context(make_temporary_folder("worker"))
 
 
 ALONE = Workers()
@@ -215,8 +215,8 @@ ALONE = Workers()
 
 
 @functools.cache
-def _multi_worker(cluster: Cluster) -> Any:
-    """Starts the cluster, which TensorFlow does once in a process."""
+def _start_cluster(cluster: Cluster) -> Any:
+    """Starts the cluster, which TensorFlow can do only once per process."""
     import tensorflow as tf
 
     others = [a for number, a in enumerate(cluster.addresses) if number != cluster.index]

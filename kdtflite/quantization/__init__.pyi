@@ -6,11 +6,10 @@ from .equalization import equalize as equalize
 from .post_training import CalibrationChoice as CalibrationChoice
 from .post_training import choose_calibration as choose_calibration
 from .post_training import quantize_post_training as quantize_post_training
-from .ranges import calibrate_ranges as calibrate_ranges
 from .report import LayerQuantization as LayerQuantization
 from .report import QuantizationAwareness as QuantizationAwareness
 from .schedule import QuantizationSchedule as QuantizationSchedule
 from .sensitivity import LayerSensitivity as LayerSensitivity
 from .sensitivity import Sensitivity as Sensitivity
-from .sensitivity import sensitivity as sensitivity
-from .strip import strip as strip
+from .sensitivity import measure_sensitivity as measure_sensitivity
+from .stripping import strip as strip

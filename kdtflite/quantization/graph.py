@@ -8,9 +8,15 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.engine.keras_tensor import KerasTensor
 
-__all__ = ["Call", "calls", "is_symbolic", "model_of", "substitute"]
+from kdtflite.models.keras_internals import (
+    get_input_structure,
+    get_output_structure,
+    is_symbolic,
+    list_nodes,
+)
+
+__all__ = ["Call", "build_like", "is_symbolic", "list_calls", "substitute"]
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,11 @@ class Call:
         return [value for value in flat if is_symbolic(value)]
 
 
-def is_symbolic(value: Any) -> bool:
-    """Says whether `value` is a tensor of a graph under construction."""
-    return isinstance(value, KerasTensor)
-
-
-def calls(model: keras.Model) -> list[Call]:
-    """Returns the calls of a Functional or Sequential model, each after those it depends on."""
+def list_calls(model: keras.Model) -> list[Call]:
+    """Returns the calls of a Functional or Sequential model, each after the calls it depends on."""
     return [
         Call(node.layer, tuple(node.call_args), dict(node.call_kwargs), node.outputs)
-        for depth in sorted(model._nodes_by_depth, reverse=True)
-        for node in model._nodes_by_depth[depth]
+        for node in list_nodes(model)
         if not node.is_input
     ]
 
@@ -58,7 +58,7 @@ def substitute(structure: Any, tensors: dict[int, Any]) -> Any:
     )
 
 
-def model_of(
+def build_like(
     source: keras.Model, build: Callable[[Any, dict[int, Any]], None], name: str | None = None
 ) -> keras.Model:
     """Builds a model with the inputs and outputs of `source` around another graph.
@@ -76,8 +76,6 @@ def model_of(
         )
     new_inputs = [tensors[id(old)] for old in source.inputs]
     build(source, tensors)
-    structure = getattr(source, "_nested_inputs", None)
-    inputs = new_inputs[0] if structure is None else tf.nest.pack_sequence_as(structure, new_inputs)
-    nested = getattr(source, "_nested_outputs", source.outputs)
-    outputs = substitute(nested, tensors)
+    inputs = tf.nest.pack_sequence_as(get_input_structure(source), new_inputs)
+    outputs = substitute(get_output_structure(source), tensors)
     return keras.Model(inputs, outputs, name=name or source.name)

@@ -1,10 +1,10 @@
-"""The layers that a quantization-aware model is made of."""
+"""The layers that only a quantization-aware model has."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -33,7 +33,7 @@ class FakeQuantize(keras.layers.Layer):
 
     def __init__(self, quantizer: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.quantizer = _object(quantizer)
+        self.quantizer = _make_quantizer(quantizer)
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
@@ -55,23 +55,24 @@ class FakeQuantize(keras.layers.Layer):
 
 @_REGISTER
 class FakeQuantized(keras.layers.Wrapper):
-    """A layer whose weights, and whose output, are rounded as the integer kernels will hold them.
+    """A layer whose weights and output are rounded as the integer kernels will hold them.
 
-    The layer's own variables stay what they are; the rounded ones take their place while it
-    computes.
+    The layer's own variables do not change; rounded tensors take their place while it computes.
 
     Args:
         layer: The layer.
         weights: Names of the layer's attributes that hold weights, with their quantizers.
-        output: The quantizer of its output, or None where what follows rounds.
+        output: The quantizer of its output, or None where a later layer rounds.
     """
 
     def __init__(
         self, layer: Any, weights: dict[str, Any], output: Any = None, **kwargs: Any
     ) -> None:
         super().__init__(layer, **kwargs)
-        self.weight_quantizers = {name: _object(quantizer) for name, quantizer in weights.items()}
-        self.quantizer = _object(output)
+        self.weight_quantizers = {
+            name: _make_quantizer(quantizer) for name, quantizer in weights.items()
+        }
+        self.quantizer = _make_quantizer(output)
 
     def build(self, input_shape: Any) -> None:
         """Builds the layer and adds the range's variables."""
@@ -83,38 +84,38 @@ class FakeQuantized(keras.layers.Wrapper):
         }
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
-        """Returns what the layer computes with rounded weights, rounded."""
+        """Returns the rounded output of the layer with rounded weights."""
         if "training" in inspect.signature(self.layer.call).parameters:
             kwargs["training"] = training
-        with self._rounded():
+        with self._round_weights():
             outputs = self.layer.call(inputs, **kwargs)
         return outputs if self.quantizer is None else self.quantizer(outputs, training, self.range)
 
-    def pre_activation(self, inputs: Any) -> Any:
-        """Returns what the layer computes with rounded weights before its activation."""
-        held = getattr(self.layer, "activation", None)
+    def compute_pre_activation(self, inputs: Any) -> Any:
+        """Returns the output of the layer with rounded weights before its activation."""
+        kept = getattr(self.layer, "activation", None)
         object.__setattr__(self.layer, "activation", keras.activations.linear)
         try:
-            with self._rounded():
+            with self._round_weights():
                 return self.layer.call(inputs)
         finally:
-            object.__setattr__(self.layer, "activation", held)
+            object.__setattr__(self.layer, "activation", kept)
 
     @contextlib.contextmanager
-    def _rounded(self) -> Iterator[None]:
-        held = {name: getattr(self.layer, name) for name in self.weight_quantizers}
-        # Past Keras' own setting of attributes, which would track what is set.
+    def _round_weights(self) -> Iterator[None]:
+        kept = {name: getattr(self.layer, name) for name in self.weight_quantizers}
+        # Keras' own __setattr__ would track the tensors.
         for name, quantizer in self.weight_quantizers.items():
-            rounded = quantizer(held[name], self.weight_ranges[name])
+            rounded = quantizer(kept[name], self.weight_ranges[name])
             object.__setattr__(self.layer, name, rounded)
         try:
             yield
         finally:
-            for name, weight in held.items():
+            for name, weight in kept.items():
                 object.__setattr__(self.layer, name, weight)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Returns the layer's own."""
+        """Returns the output shape of the layer."""
         return self.layer.compute_output_shape(input_shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -128,16 +129,24 @@ class FakeQuantized(keras.layers.Wrapper):
 
 @_REGISTER
 class FoldedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras' batch normalization, whose statistics a schedule can freeze while the rest trains.
+    """Keras' batch normalization with statistics that a schedule can freeze while the rest trains.
 
     Attributes:
         frozen_statistics: Normalize by the moving mean and variance in training too.
+        observe: While ranges are calibrated for training: normalize by the batch's own mean and
+            variance, as training does, and call this with the layer and both. Nothing moves.
     """
 
     frozen_statistics: bool = False
+    observe: Callable[[Any, Any, Any], None] | None = None
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """Returns the normalized tensor, in the shape of `inputs`."""
+        if self.observe is not None:
+            mean, variance = tf.nn.moments(inputs, list(range(len(inputs.shape) - 1)))
+            self.observe(self, mean, variance)
+            beta, gamma = self.beta, self.gamma
+            return tf.nn.batch_normalization(inputs, mean, variance, beta, gamma, self.epsilon)
         return super().call(inputs, training=training and not self.frozen_statistics, **kwargs)
 
 
@@ -145,15 +154,16 @@ class FoldedBatchNormalization(keras.layers.BatchNormalization):
 class DepthwiseBatchNormalization(FoldedBatchNormalization):
     """Batch normalization that follows no convolution, for images (batch, height, width, channels).
 
-    In training it is Keras' own. In inference it is a depthwise convolution of size 1 × 1, whose
-    one weight a channel an int8 kernel holds exactly: with a scale a channel, a single weight is
+    In training it is Keras' own. In inference it is a depthwise convolution of size 1 × 1. Its one
+    weight per channel is exact in an int8 kernel: with one scale per channel, a single weight is
     always 127 steps. Keras' own would become a multiplication and an addition, whose factors
     share one scale.
     """
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """Returns the normalized tensor, in the shape of `inputs`."""
-        if training and self.trainable and not self.frozen_statistics:
+        trains = training and self.trainable and not self.frozen_statistics
+        if trains or self.observe is not None:
             return super().call(inputs, training=training, **kwargs)
         factor = tf.math.rsqrt(self.moving_variance + self.epsilon)
         if self.scale:
@@ -167,7 +177,7 @@ class DepthwiseBatchNormalization(FoldedBatchNormalization):
         return tf.nn.bias_add(scaled, offset)
 
 
-def _object(quantizer: Any) -> Any:
+def _make_quantizer(quantizer: Any) -> Any:
     return (
         quantizer
         if quantizer is None or hasattr(quantizer, "get_config")

@@ -1,4 +1,4 @@
-"""quantize_post_training: an integer student without training, by the best that ranges allow."""
+"""Post-training quantization: an integer student without training, as good as its ranges allow."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import tf_keras as keras
-from rich.table import Table
 
 from kdtflite.data.representative import DEFAULT_SAMPLES
 from kdtflite.errors import DataError
-from kdtflite.models.as_functional import as_functional
-from kdtflite.models.float32 import in_float32
+from kdtflite.models.as_graph import as_graph
 from kdtflite.progress import track
-from kdtflite.quantization import bias_correction
-from kdtflite.quantization.aware import quantize_aware
+from kdtflite.quantization import bias_correction, equalization
+from kdtflite.quantization.aware import make_aware
 from kdtflite.quantization.calibration import CALIBRATIONS, Observer
-from kdtflite.quantization.equalization import equalize as equalized
-from kdtflite.quantization.inputs import ALL_SAMPLES, input_batches
-from kdtflite.quantization.measures import accuracy_of, outputs_of, split_labels, squared_error
-from kdtflite.tables import as_text
+from kdtflite.quantization.inputs import ALL_SAMPLES, batch_inputs
+from kdtflite.quantization.output_error import (
+    compute_outputs,
+    measure_accuracy,
+    split_labels,
+    squared_error,
+)
+from kdtflite.results import Axes, Result, Table, make_table, plot_bars
 
 __all__ = ["CalibrationChoice", "TriedCalibration", "choose_calibration", "quantize_post_training"]
 
@@ -35,18 +37,18 @@ def quantize_post_training(
 ) -> keras.Model:
     """Returns a copy of `model` that rounds as its integer file will, without training.
 
-    Equalization, calibration and bias correction one after the other, as Nagel et al. put them
-    together (Data-free quantization, arXiv 1906.04721, figure 4). What it returns is a student
-    as `quantize_aware` makes it, its ranges fixed: `kdtflite.convert` takes it, and should the
-    accuracy not do, it trains.
+    Equalization, calibration and bias correction follow each other as in Nagel et al.
+    (Data-free quantization, arXiv 1906.04721, figure 4). The result is a student like one from
+    `quantize_aware`, with fixed ranges: `kdtflite.convert` takes it, and it can be trained if the
+    accuracy is too low.
 
     Args:
-        model: A tf_keras or Keras 3 Sequential or Functional model, built. It is not changed.
-        representative_data: A few hundred samples as `kdtflite.data.representative` takes them.
+        model: A model as `kdtflite.models.as_graph` takes it. It is not changed.
+        representative_data: A few hundred samples as `kdtflite.data.take_samples` takes them.
         calibration: How an activation's range is chosen from them, as in `quantize_aware`.
         equalize: First bring channels to more equal ranges, as `quantization.equalize` does
             with the data. It helps models whose channels differ much and are joined by ReLU.
-        correct_biases: At the end take from each bias what rounding adds to the mean, as
+        correct_biases: At the end subtract from each bias what rounding adds to the mean, as
             `quantization.correct_biases` does.
 
     Returns:
@@ -54,24 +56,30 @@ def quantize_post_training(
         `bias_correction`, the last two None where they were not asked for.
 
     Raises:
-        UnsupportedModelError: The model is subclassed, quantized already, or has no layer that
-            can be quantized.
+        UnsupportedModelError: The model cannot be traced, is quantized already, or has no layer
+            that can be quantized.
         DataError: The data do not fit the model.
         ConfigurationError: There is no such calibration.
 
     Example:
-        student = kdtflite.quantize_post_training(model, x_train, correct_biases=True)
-        lite = kdtflite.convert(student, x_train)
+        >>> import kdtflite
+        >>> import numpy as np
+        >>> import tf_keras as keras
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+        >>> x = np.linspace(-1, 1, 64, dtype="float32").reshape(32, 2)
+        >>> student = kdtflite.quantize_post_training(model, x, correct_biases=True)
+        >>> student.quantization.summary()
+        '1 trained, 0 folded, 0 calibrated'
     """
+    model = as_graph(model)
     if representative_data is None:
         raise DataError(
             "Expected representative data: without training, ranges come from data alone. "
             "Received: None. Pass a few hundred samples as the model sees them in use."
         )
-    model = as_functional(model)
     if equalize:
-        model = equalized(model, representative_data)
-    student = quantize_aware(model, representative_data, calibration=calibration, ranges="fixed")
+        model = equalization.equalize(model, representative_data)
+    student = make_aware(model, representative_data, calibration, "fixed", trains=False)
     student.equalization = model.equalization if equalize else None
     student.bias_correction = (
         bias_correction.correct_biases(student, representative_data) if correct_biases else None
@@ -81,13 +89,13 @@ def quantize_post_training(
 
 @dataclass(frozen=True)
 class TriedCalibration:
-    """What one way to choose ranges came to.
+    """The result of one calibration.
 
     Attributes:
         calibration: Its name.
-        error: Mean squared difference of the outputs from the float model's, as a share of the
+        error: Mean squared difference between the outputs and the float model's, as a share of the
             float outputs' mean square; the mean over the model's outputs.
-        accuracy: The share of samples classified rightly, where labels were given.
+        accuracy: The share of samples classified correctly, or None without labels.
     """
 
     calibration: str
@@ -96,72 +104,93 @@ class TriedCalibration:
 
 
 @dataclass(frozen=True)
-class CalibrationChoice:
-    """What `choose_calibration` found.
+class CalibrationChoice(Result):
+    """The result of `choose_calibration`.
 
     Attributes:
         tried: Every calibration, the best first.
-        student: The student of the best.
+        student: The quantized model with the best calibration.
     """
 
     tried: tuple[TriedCalibration, ...]
     student: Any = field(repr=False, compare=False)
 
-    def summary(self) -> str:
-        """Returns the calibrations as a table."""
-        table = Table(title="Calibrations, the best first")
-        for column in ("calibration", "error", "accuracy"):
-            table.add_column(column, justify="left" if column == "calibration" else "right")
-        for one in self.tried:
-            accuracy = "" if one.accuracy is None else f"{one.accuracy:.2%}"
-            table.add_row(one.calibration, f"{one.error:.3g}", accuracy)
-        return as_text(table)
-
-    def to_dict(self) -> list[dict[str, Any]]:
+    def to_dict(self) -> dict[str, Any]:
         """Returns the calibrations as plain values for JSON."""
-        return [asdict(one) for one in self.tried]
+        return {"tried": [asdict(one) for one in self.tried]}
+
+    def to_table(self) -> Table:
+        """Returns the calibrations as a rich table, the best first."""
+        rows = (
+            (
+                one.calibration,
+                f"{one.error:.3g}",
+                "" if one.accuracy is None else f"{one.accuracy:.2%}",
+            )
+            for one in self.tried
+        )
+        title = "Calibrations, the best first"
+        return make_table(rows, text=["calibration"], numbers=("error", "accuracy"), title=title)
+
+    def summary(self) -> str:
+        """Returns the best calibration in one line."""
+        best = self.tried[0]
+        accuracy = "" if best.accuracy is None else f", accuracy {best.accuracy:.2%}"
+        return f"Best calibration: {best.calibration} (error {best.error:.3g}{accuracy})."
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the error of each calibration as bars, the best on top.
+
+        Args:
+            ax: Where to draw; by default a new figure.
+
+        Returns:
+            The axes drawn on.
+        """
+        bars = [(one.calibration, one.error) for one in self.tried]
+        return plot_bars(bars, "Error as a share of the outputs' mean square", ax)
 
 
 def choose_calibration(
     model: Any,
     representative_data: Any,
-    validation: Any,
+    validation_data: Any,
     *,
     equalize: bool = False,
     correct_biases: bool = False,
 ) -> CalibrationChoice:
-    """Quantizes `model` by every calibration there is and returns the student that does best.
+    """Quantizes `model` with every calibration and returns the student that does best.
 
     Args:
-        model: A tf_keras or Keras 3 Sequential or Functional model, built. It is not changed.
-        representative_data: What the ranges are chosen from.
-        validation: What the students are compared on, other samples than the test set: as
-            `representative_data`, or with labels, a pair (x, y) or a split, y class indices of
-            shape (samples,). With labels the highest accuracy wins, and of equals the least
-            error; without, the least error.
+        model: A model as `kdtflite.models.as_graph` takes it. It is not changed.
+        representative_data: The samples from which the ranges are chosen.
+        validation_data: The samples on which the students are compared, other samples than the
+            test set: in a form that `representative_data` may have, or with labels, as a pair
+            (x, y) or a split, y class indices of shape (samples,). With labels the highest
+            accuracy wins, and among equals the smallest error; without, the smallest error.
         equalize: As in `quantize_post_training`.
         correct_biases: As in `quantize_post_training`.
 
     Raises:
-        UnsupportedModelError: As `quantize_post_training` does.
-        DataError: The data do not fit the model, or the labels are not one class a sample.
+        UnsupportedModelError: As in `quantize_post_training`.
+        DataError: The data do not fit the model, or the labels are not one class per sample.
     """
-    model = in_float32(as_functional(model))
-    x, labels = split_labels(validation)
+    model = as_graph(model)
+    x, labels = split_labels(validation_data)
     batches = list(
-        input_batches(model, x, limit=ALL_SAMPLES if labels is not None else DEFAULT_SAMPLES)
+        batch_inputs(model, x, limit=ALL_SAMPLES if labels is not None else DEFAULT_SAMPLES)
     )
-    wanted = outputs_of(model, batches)
+    wanted = compute_outputs(model, batches)
     if equalize:
-        model = equalized(model, representative_data)
+        model = equalization.equalize(model, representative_data)
     tried = []
     for name in track(CALIBRATIONS, "Calibrating", total=len(CALIBRATIONS)):
         student = quantize_post_training(
             model, representative_data, calibration=name, correct_biases=correct_biases
         )
         student.equalization = model.equalization if equalize else None
-        outputs = outputs_of(student, batches)
-        accuracy = None if labels is None else accuracy_of(labels, outputs)
+        outputs = compute_outputs(student, batches)
+        accuracy = None if labels is None else measure_accuracy(labels, outputs)
         row = TriedCalibration(name, squared_error(wanted, outputs), accuracy)
         tried.append((-(accuracy or 0.0), row.error, row, student))
     tried.sort(key=lambda one: one[:2])

@@ -1,4 +1,4 @@
-"""When, in the course of training, rounding begins and statistics stop moving."""
+"""When rounding starts in the course of training, and statistics stop moving."""
 
 from __future__ import annotations
 
@@ -19,21 +19,29 @@ __all__ = ["QuantizationSchedule"]
 class QuantizationSchedule(keras.callbacks.Callback):
     """A callback for `fit` of a quantization-aware model, or of the Distiller that trains it.
 
-    Epochs count from 0, as Keras counts them, so that a training that is resumed with
-    `initial_epoch` goes on as it would have.
+    Epochs count from 0, as in Keras, so that training resumed with `initial_epoch` continues
+    unchanged.
 
     Args:
         start_rounding: The first epoch with fake quantization; before it the model trains in
-            float, its ranges following.
-        freeze_batch_norm: From this epoch on batch normalization uses its moving statistics in
-            training too, as the file will (Krishnamoorthi, arXiv 1806.08342); None: never.
-        freeze_ranges: From this epoch on activation ranges stay; None: never.
+            float, while its ranges follow the batches.
+        freeze_batch_norm: The first epoch in which batch normalization uses its moving statistics
+            in training too, as the file will (Krishnamoorthi, arXiv 1806.08342); None for never.
+        freeze_ranges: The first epoch in which activation ranges stay; None for never.
 
     Raises:
         ConfigurationError: An epoch below 0.
 
     Example:
-        student.fit(x, y, epochs=10, callbacks=[QuantizationSchedule(freeze_batch_norm=7)])
+        >>> import kdtflite
+        >>> import numpy as np
+        >>> import tf_keras as keras
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> x = np.linspace(-1, 1, 64, dtype="float32").reshape(32, 2)
+        >>> student = kdtflite.quantize_aware(model, x)
+        >>> student.compile("sgd", "mse")
+        >>> schedule = kdtflite.quantization.QuantizationSchedule(start_rounding=1)
+        >>> history = student.fit(x, x[:, :1], epochs=2, callbacks=[schedule], verbose=0)
     """
 
     def __init__(
@@ -57,7 +65,7 @@ class QuantizationSchedule(keras.callbacks.Callback):
         self._state: tuple[bool, bool, bool] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Sets what holds in this epoch; the training step is traced anew where that changes."""
+        """Applies the state of this epoch; when it changes, the training step is traced anew."""
         del logs
         state = (
             epoch < self.start_rounding,
@@ -73,7 +81,7 @@ class QuantizationSchedule(keras.callbacks.Callback):
         """Does nothing; validation rounds as training does."""
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Lets the model round, follow and normalize as before."""
+        """Restores rounding, moving ranges and moving statistics."""
         del logs
         if self._state not in (None, (False, False, False)):
             self._set(False, False, False)
@@ -81,12 +89,14 @@ class QuantizationSchedule(keras.callbacks.Callback):
         self._state = None
 
     def _set(self, passes: bool, frozen: bool, still: bool) -> None:
-        model: Any = getattr(self.model, "student", self.model)
-        for layer in model.layers:
+        # A distiller lists its students; any other model is trained itself.
+        has_students = hasattr(type(self.model), "students")
+        models = self.model.students if has_students else [self.model]
+        for layer in (layer for model in models for layer in model.layers):
             if isinstance(layer, FoldedBatchNormalization):
                 layer.frozen_statistics = frozen
             if isinstance(layer, FakeQuantize | FakeQuantized):
-                rounds = [layer.quantizer, *getattr(layer, "weight_quantizers", {}).values()]
-                for quantizer in rounds:
+                weights = getattr(layer, "weight_quantizers", {}).values()
+                for quantizer in (layer.quantizer, *weights):
                     if quantizer is not None:
                         quantizer.passes, quantizer.follows = passes, not still

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.data.representative import InputSpec, representative
 from kdtflite.errors import ConfigurationError, DataError, UnsupportedModelError, choose
-from kdtflite.models.inspect import output_kind
+from kdtflite.models.as_tf_keras import as_tf_keras
+from kdtflite.models.inspect import find_output_kind
+from kdtflite.models.keras_internals import replace_attributes
+from kdtflite.models.layer_names import find_origins, strip_prefix
 from kdtflite.progress import track
+from kdtflite.quantization.bias_correction import check_calibrated
+from kdtflite.quantization.inputs import batch_inputs
 from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
-from kdtflite.quantization.naming import origins
-from kdtflite.quantization.ranges import ranged, rounding_off
-from kdtflite.quantization.strip import is_quantization_aware, strip
-from kdtflite.quantization.wrapping import PREFIX
-from kdtflite.tables import as_text
+from kdtflite.quantization.output_error import Array, compute_log_softmax, compute_outputs
+from kdtflite.quantization.ranges import suspend_rounding
+from kdtflite.quantization.stripping import strip
+from kdtflite.results import Axes, Result, Table, make_table, plot_bars
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from rich.table import Table
+__all__ = ["LayerSensitivity", "Sensitivity", "measure_sensitivity"]
 
-__all__ = ["LayerSensitivity", "Sensitivity", "sensitivity"]
-
-_BATCH = 64
 _MEASURES = ("kl", "mse")
 _WHAT = ("all", "weights", "activations")
 _TITLES = {"kl": "KL divergence in nats", "mse": "mean squared difference"}
-# An int8 probability of 0 stands for all below half a step of 1/256.
+# An int8 probability of 0 stands for everything below half a step of 1/256.
 _LEAST_PROBABILITY = 2.0**-9
-_DRAWN = 30
-_COLOUR = "#2361ad"
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class LayerSensitivity:
     Attributes:
         layer: Path of the user's layer ("backbone/conv"), or name of an input.
         kind: Its class.
-        change: Change of the student's output against that without any rounding: KL divergence
+        change: Change of the model's output against that without any rounding: KL divergence
             in nats, or mean squared difference.
         accuracy: Accuracy with this layer rounded, or None without labels.
     """
@@ -59,15 +50,15 @@ class LayerSensitivity:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
-    """How much each layer's rounding changes what a student gives.
+class Sensitivity(Result):
+    """How much the rounding of each layer changes a model's output.
 
     Attributes:
         layers: The layers, the costliest first.
         measure: "kl" or "mse".
-        what: What was rounded of each layer: "all", "weights" or "activations".
-        together: The change with that of all layers rounded.
-        accuracy: Accuracy with that of all layers rounded, or None without labels.
+        what: What was rounded in each layer: "all", "weights" or "activations".
+        together: The change when all layers are rounded so.
+        accuracy: Accuracy when all layers are rounded so, or None without labels.
         float_accuracy: Accuracy without rounding, or None without labels.
         samples: Number of samples.
     """
@@ -80,44 +71,39 @@ class Sensitivity:
     float_accuracy: float | None
     samples: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values for JSON."""
-        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
-
     def to_table(self) -> Table:
         """Returns the layers as a rich table, the costliest first."""
         from rich import box
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("layer", max_width=50, overflow="fold")
-        table.add_column("class")
-        table.add_column("change", justify="right")
-        if self.accuracy is not None:
-            table.add_column("accuracy", justify="right")
+        rows = []
         for layer in self.layers:
             accuracy = () if layer.accuracy is None else (f"{layer.accuracy:.2%}",)
-            table.add_row(Text(layer.layer), layer.kind, f"{layer.change:.3g}", *accuracy)
+            rows.append((Text(layer.layer), layer.kind, f"{layer.change:.3g}", *accuracy))
+        numbers = ["change"] if self.accuracy is None else ["change", "accuracy"]
+        table = make_table(
+            rows, text=("layer", "class"), numbers=numbers, box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        table.columns[0].max_width = 50
         return table
 
-    def __str__(self) -> str:
+    def summary(self) -> str:
+        """Returns what was measured and the change by all layers together, in one or two lines."""
         rounded = {"all": "", "weights": " of weights", "activations": " of activations"}
-        lines = [
-            f"{as_text(self.to_table())}",
+        text = (
             f"Change of the output ({_TITLES[self.measure]}) on {self.samples:,} samples by the "
             f"rounding{rounded[self.what]} of one layer alone; of all together: "
-            f"{self.together:.3g}.",
-        ]
-        if self.accuracy is not None and self.float_accuracy is not None:
-            lines.append(
-                f"Accuracy without rounding {self.float_accuracy:.2%}, with all "
-                f"{self.accuracy:.2%}."
-            )
-        return "\n".join(lines)
+            f"{self.together:.3g}."
+        )
+        if self.accuracy is None or self.float_accuracy is None:
+            return text
+        return (
+            f"{text}\nAccuracy without rounding {self.float_accuracy:.2%}, with all "
+            f"{self.accuracy:.2%}."
+        )
 
-    def draw(self, ax: Axes | None = None) -> Axes:
-        """Draws the costliest layers, thirty at most, as bars; the costliest is on top.
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the costliest layers as bars, thirty at most; the costliest is on top.
 
         Args:
             ax: Where to draw; by default a new figure.
@@ -125,35 +111,12 @@ class Sensitivity:
         Returns:
             The axes drawn on.
         """
-        from matplotlib.figure import Figure
-
-        shown = self.layers[:_DRAWN]
-        if ax is None:
-            # Not pyplot: it would keep the figure alive and may want a display.
-            figure = Figure(figsize=(7, 0.9 + 0.22 * len(shown)), layout="constrained")
-            ax = figure.subplots()
-        places = range(len(shown))
-        ax.barh(places, [layer.change for layer in shown], color=_COLOUR)
-        # parse_math: a layer called "$5" is no formula.
-        ax.set_yticks(places, [layer.layer for layer in shown], parse_math=False)
-        ax.set_ylim(len(shown) - 0.4, -0.6)
-        ax.set_xlabel(f"Change of the output by this layer alone ({_TITLES[self.measure]})")
-        return ax
-
-    def plot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Writes that drawing as a picture (.png, .svg, .pdf) and returns its path.
-
-        Raises:
-            ConfigurationError: The path has another ending.
-            OutputExistsError: It exists and `overwrite` is False.
-        """
-        from kdtflite.pictures import save_picture
-
-        return save_picture(self.draw(), path, overwrite=overwrite)
+        label = f"Change of the output by this layer alone ({_TITLES[self.measure]})"
+        return plot_bars([(layer.layer, layer.change) for layer in self.layers], label, ax)
 
 
-def sensitivity(
-    student: keras.Model,
+def measure_sensitivity(
+    model: Any,
     data: Any,
     labels: Any = None,
     *,
@@ -162,114 +125,102 @@ def sensitivity(
     samples: int = 256,
     progress: bool = True,
 ) -> Sensitivity:
-    """Rounds each layer of a quantization-aware student alone, and measures what that changes.
+    """Rounds each layer of a quantization-aware model alone, and measures what that changes.
 
-    As in ZeroQ (Cai et al., arXiv 2001.00281), with p the student's probabilities without any
-    rounding and q those with one layer's weights and output rounded:
+    As in ZeroQ (Cai et al., arXiv 2001.00281), with p the model's probabilities without any
+    rounding and q those with the weights and the output of one layer rounded:
 
         change = mean over samples of Σ p (log p - log q)
 
     The costliest layers are those to leave in float, to widen or to train longer. The changes of
-    single layers need not add up to that of all. The student is the same afterwards.
+    single layers need not add up to that of all. The model is the same afterwards.
 
     Args:
-        student: What `quantize_aware` returned, its ranges set.
-        data: Samples as the model takes them, as `kdtflite.data.representative` does.
-        labels: Class of each sample, shape (samples,), for the accuracy too. Then `data` is an
-            array, or a dict of arrays by input name.
+        model: A model from `quantize_aware`, its ranges set.
+        data: Samples as `kdtflite.data.take_samples` takes them.
+        labels: Class of each sample, shape (samples,), to measure the accuracy too. Then `data`
+            is an array, or a dict of arrays by input name.
         measure: "kl" for a classifier, "mse" for the mean squared difference of outputs; None
             takes "kl" for one output of two or more logits or probabilities.
-        what: Round "all" of a layer, its "weights" or its "activations" alone.
-        samples: The most samples to use; of arrays, evenly spread.
+        what: What to round in each layer: "all", or its "weights" or "activations" alone.
+        samples: The largest number of samples to use, evenly spread over arrays.
         progress: Show progress.
 
     Raises:
-        UnsupportedModelError: The model is not quantization-aware, or "kl" is asked of what is
-            no classifier.
-        ConfigurationError: An option that is not known, or ranges that no data have set.
+        UnsupportedModelError: The model is not quantization-aware, or `measure` is "kl" and it is
+            not a classifier.
+        ConfigurationError: An unknown option, or ranges that are not set.
         DataError: Samples or labels that do not fit, or outputs that are not finite.
 
     Example:
-        >>> found = kdtflite.quantization.sensitivity(student, test.x, test.y)
-        >>> print(found)
+        >>> import kdtflite
+        >>> import numpy as np
+        >>> import tf_keras as keras
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="dense")])
+        >>> x = np.linspace(-1, 1, 64, dtype="float32").reshape(32, 2)
+        >>> student = kdtflite.quantize_aware(model, x)
+        >>> found = kdtflite.quantization.measure_sensitivity(student, x, what="weights")
+        >>> [layer.layer for layer in found.layers]
+        ['dense']
     """
+    model = as_tf_keras(model)
     choose(what, _WHAT, what="part of a layer")
     if samples < 1:
         raise ConfigurationError(f"Expected samples from 1 up. Received: {samples}.")
-    kind, measure = _checked(student, measure)
+    kind, measure = _resolve_measure(model, measure)
     classes = None
     if labels is not None:
-        data, classes = _labelled(data, labels, samples, kind)
-    inputs = [
-        InputSpec(name, tuple(tensor.shape[1:]), tensor.dtype.name)
-        for name, tensor in zip(student.input_names, student.inputs, strict=True)
-    ]
-    given = representative(data, inputs, limit=samples, few=0)
-    structure = getattr(student, "_nested_inputs", student.inputs[0])
-    batches = [
-        tf.nest.pack_sequence_as(structure, [batch[name] for name in student.input_names])
-        for batch in given.batches(_BATCH)
-    ]
-    groups = _groups(student, what)
+        data, classes = _choose_samples(data, labels, samples, kind)
+    batches = list(batch_inputs(model, data, limit=samples, few=0))
+    groups = _group_quantizers(model, what)
     everything = [quantizer for _, quantizers in groups.values() for quantizer in quantizers]
-    with rounding_off(student):
-        reference = _outputs(student, batches)
+    with suspend_rounding(model):
+        reference = _compute_finite_outputs(model, batches)
         rows = []
         for layer, (label, quantizers) in track(
             list(groups.items()), "Rounding", quiet=not progress
         ):
-            with _rounding(quantizers):
-                outputs = _outputs(student, batches)
-            change = _change(reference, outputs, measure, kind)
-            rows.append(LayerSensitivity(layer, label, change, _accuracy(outputs, classes)))
-        with _rounding(everything):
-            outputs = _outputs(student, batches)
+            with replace_attributes(quantizers, passes=False):
+                outputs = _compute_finite_outputs(model, batches)
+            change = _measure_change(reference, outputs, measure, kind)
+            rows.append(LayerSensitivity(layer, label, change, _measure_accuracy(outputs, classes)))
+        with replace_attributes(everything, passes=False):
+            outputs = _compute_finite_outputs(model, batches)
     return Sensitivity(
         layers=tuple(sorted(rows, key=lambda row: -row.change)),
         measure=measure,
         what=what,
-        together=_change(reference, outputs, measure, kind),
-        accuracy=_accuracy(outputs, classes),
-        float_accuracy=_accuracy(reference, classes),
-        samples=len(given),
+        together=_measure_change(reference, outputs, measure, kind),
+        accuracy=_measure_accuracy(outputs, classes),
+        float_accuracy=_measure_accuracy(reference, classes),
+        samples=len(reference[0]),
     )
 
 
-def _checked(student: Any, measure: str | None) -> tuple[str, str]:
-    """Returns whether the student gives "logits", "probabilities" or "other", and the measure."""
+def _resolve_measure(model: keras.Model, measure: str | None) -> tuple[str, str]:
+    """Returns whether the model gives "logits", "probabilities" or "other", and the measure."""
     if measure is not None:
         choose(measure, _MEASURES, what="measure")
-    if not isinstance(student, keras.Model) or not is_quantization_aware(student):
-        raise UnsupportedModelError(
-            f"Expected a model from quantize_aware(). Received: "
-            f"{getattr(student, 'name', type(student).__name__)!r}, which has no fake quantization."
-        )
-    unset = [x.name for x in ranged(student) if x.quantizer.range_of(x.range) is None]
-    if unset:
-        raise ConfigurationError(
-            f"Expected a student whose ranges are set. Received: {student.name!r}, whose layer "
-            f"{unset[0].removeprefix(PREFIX)!r} has none yet. Pass representative_data= to "
-            "quantize_aware, or call student.quantization.calibrate(batches)."
-        )
+    check_calibrated(model)
     kind = "other"
-    if len(student.outputs) == 1 and (student.outputs[0].shape[-1] or 0) > 1:
-        found = output_kind(strip(student))
+    if len(model.outputs) == 1 and (model.outputs[0].shape[-1] or 0) > 1:
+        found = find_output_kind(strip(model))
         kind = found if found in ("logits", "probabilities") else "other"
     if measure == "kl" and kind == "other":
         raise UnsupportedModelError(
-            "The measure 'kl' is of a classifier's probabilities. Expected one output of logits "
-            f"or probabilities of two or more classes. Received: {student.name!r}. Pass "
-            "measure='mse'."
+            "The measure 'kl' compares the probabilities of a classifier. Expected one output of "
+            "logits or probabilities of two or more classes. Received: "
+            f"{model.name!r}. Pass measure='mse'."
         )
     return kind, measure or ("mse" if kind == "other" else "kl")
 
 
-def _labelled(data: Any, labels: Any, samples: int, kind: str) -> tuple[Any, np.ndarray]:
+def _choose_samples(data: Any, labels: Any, samples: int, kind: str) -> tuple[Any, Array]:
     """Returns evenly spread samples and their classes."""
     if kind == "other":
         raise DataError(
-            "Labels are for the accuracy of a classifier of two or more classes. Received: labels "
-            "for another model. Leave them out."
+            "Expected no labels: they are for the accuracy of a classifier of two or more classes. "
+            "Received: labels for another model. Leave them out."
         )
     classes = np.asarray(labels)
     arrays = data if isinstance(data, dict) else {"": data}
@@ -284,14 +235,14 @@ def _labelled(data: Any, labels: Any, samples: int, kind: str) -> tuple[Any, np.
     return (chosen if isinstance(data, dict) else chosen[""]), classes[places]
 
 
-def _groups(student: keras.Model, what: str) -> dict[str, tuple[str, list[Any]]]:
+def _group_quantizers(model: keras.Model, what: str) -> dict[str, tuple[str, list[Any]]]:
     """Returns the class and the quantizers of each of the user's layers, in the model's order."""
-    known_as = origins(student)
-    layers = {layer.name: layer for layer in student.layers}
-    report = getattr(student, "quantization", None)
+    origins = find_origins(model)
+    layers = {layer.name: layer for layer in model.layers}
+    report = getattr(model, "quantization", None)
     kinds = {row.layer: row.kind for row in report.layers} if report is not None else {}
     groups: dict[str, tuple[str, list[Any]]] = {}
-    for layer in student.layers:
+    for layer in model.layers:
         if not isinstance(layer, FakeQuantize | FakeQuantized):
             continue
         quantizers = list(getattr(layer, "weight_quantizers", {}).values())
@@ -301,58 +252,37 @@ def _groups(student: keras.Model, what: str) -> dict[str, tuple[str, list[Any]]]
             quantizers.append(layer.quantizer)
         if not quantizers:
             continue
-        name = layer.name.removeprefix(PREFIX)
-        path = known_as.get(name, name)
+        name = strip_prefix(layer.name)
+        path = origins.get(name, name)
         rounded = layer.layer if isinstance(layer, FakeQuantized) else layers.get(name, layer)
         kind = kinds.get(path, type(rounded).__name__)
         groups.setdefault(path, (kind, []))[1].extend(quantizers)
     return groups
 
 
-@contextmanager
-def _rounding(quantizers: list[Any]) -> Iterator[None]:
-    for quantizer in quantizers:
-        quantizer.passes = False
-    try:
-        yield
-    finally:
-        for quantizer in quantizers:
-            quantizer.passes = True
-
-
-def _outputs(student: keras.Model, batches: list[Any]) -> list[np.ndarray]:
-    # Called, not predicted: a compiled function would go on rounding as when it was traced.
-    parts = [tf.nest.flatten(student(batch, training=False)) for batch in batches]
-    outputs = [
-        np.concatenate([np.asarray(x, np.float64) for x in each])
-        for each in zip(*parts, strict=True)
-    ]
+def _compute_finite_outputs(model: keras.Model, batches: list[Any]) -> list[Array]:
+    outputs = [output.astype(np.float64) for output in compute_outputs(model, batches)]
     if not all(np.isfinite(output).all() for output in outputs):
         raise DataError(
-            f"Expected finite outputs. Received: NaN or infinity from {student.name!r}. Check its "
+            f"Expected finite outputs. Received: NaN or infinity from {model.name!r}. Check its "
             "weights and the samples' scaling."
         )
     return outputs
 
 
-def _change(
-    reference: list[np.ndarray], outputs: list[np.ndarray], measure: str, kind: str
-) -> float:
+def _measure_change(reference: list[Array], outputs: list[Array], measure: str, kind: str) -> float:
     if measure == "mse":
         squares = sum(float(((a - b) ** 2).sum()) for a, b in zip(reference, outputs, strict=True))
         return squares / sum(output.size for output in outputs)
-    p, q = (_log_probabilities(x[0], kind) for x in (reference, outputs))
+    p, q = (_as_log_probabilities(x[0], kind) for x in (reference, outputs))
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
-def _log_probabilities(outputs: np.ndarray, kind: str) -> np.ndarray:
+def _as_log_probabilities(outputs: Array, kind: str) -> Array:
     if kind == "probabilities":
         outputs = np.log(np.maximum(outputs, _LEAST_PROBABILITY))
-    shifted = outputs - outputs.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    return compute_log_softmax(outputs)
 
 
-def _accuracy(outputs: list[np.ndarray], classes: np.ndarray | None) -> float | None:
-    if classes is None:
-        return None
-    return float((outputs[0].argmax(axis=-1) == classes).mean())
+def _measure_accuracy(outputs: list[Array], classes: Array | None) -> float | None:
+    return None if classes is None else float((outputs[0].argmax(axis=-1) == classes).mean())

@@ -1,4 +1,4 @@
-"""Fake quantization put around each layer of a rewritten model, as the integer kernels compute."""
+"""Puts fake quantization around each layer of a rewritten model, as the integer kernels compute."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.src.layers.core.tf_op_layer import SlicingOpLambda, TFOpLambda
 
-from kdtflite.quantization.graph import Call, calls, is_symbolic, model_of, substitute
-from kdtflite.quantization.layers import (
-    DepthwiseBatchNormalization,
-    FakeQuantize,
-    FakeQuantized,
-    FoldedBatchNormalization,
-)
+from kdtflite.models.layer_names import add_prefix
+from kdtflite.quantization.graph import Call, build_like, is_symbolic, list_calls, substitute
+from kdtflite.quantization.kernels import GRIDS, Kernel, find_kernel, get_operation
+from kdtflite.quantization.layers import FakeQuantize, FakeQuantized, FoldedBatchNormalization
+from kdtflite.quantization.operands import list_nonzero_operands
 from kdtflite.quantization.quantizers import (
     ActivationQuantizer,
     FixedQuantizer,
@@ -23,169 +20,71 @@ from kdtflite.quantization.quantizers import (
     LearnedWeightQuantizer,
     WeightQuantizer,
 )
-from kdtflite.quantization.rewrites.activations import activation_name
+from kdtflite.quantization.rewrites.activations import RELUS, get_activation_name
 
-__all__ = ["PREFIX", "is_known", "wrapped"]
+__all__ = ["is_known", "wrap"]
 
 L = keras.layers
-PREFIX = "quant_"
-"""Starts the name of whatever gives a layer's fake-quantized output."""
-
-# The axes of a layer's weights that have a scale for each position.
-_WEIGHTS: dict[type, dict[str, tuple[int, ...]]] = {
-    L.Conv2D: {"kernel": (-1,)},
-    # Its kernels have a scale a channel too, but the converter takes none that was trained.
-    L.Conv2DTranspose: {"kernel": ()},
-    L.Dense: {"kernel": ()},
-    L.DepthwiseConv2D: {"depthwise_kernel": (-2, -1)},
-    L.Embedding: {"embeddings": ()},
-}
-_FOLDED = frozenset({L.Conv2D, L.DepthwiseConv2D})
-
-# Their output has the scale of their input, or they are nothing in inference.
-_SAME_SCALE = frozenset(
-    {
-        L.ActivityRegularization,
-        L.AlphaDropout,
-        L.AveragePooling2D,
-        L.Cropping2D,
-        L.Dropout,
-        L.Flatten,
-        L.GaussianDropout,
-        L.GaussianNoise,
-        L.GlobalMaxPooling2D,
-        L.Identity,
-        L.MaxPooling2D,
-        L.Permute,
-        L.RandomBrightness,
-        L.RandomContrast,
-        L.RandomCrop,
-        L.RandomFlip,
-        L.RandomRotation,
-        L.RandomTranslation,
-        L.RandomZoom,
-        L.RepeatVector,
-        L.Reshape,
-        L.Resizing,
-        L.SpatialDropout1D,
-        L.SpatialDropout2D,
-        L.UpSampling2D,
-        L.ZeroPadding2D,
-        SlicingOpLambda,
-    }
-)
-_SAME_SCALE_OPERATIONS = frozenset(
-    {
-        "broadcast_to",
-        "cast",
-        "expand_dims",
-        "gather",
-        "identity",
-        "pad",
-        "repeat",
-        "reshape",
-        "reverse",
-        "shape",
-        "slice",
-        "split",
-        "squeeze",
-        "stop_gradient",
-        "strided_slice",
-        "tile",
-        "transpose",
-        "unstack",
-    }
-)
-_ARITHMETIC = frozenset(
-    {
-        DepthwiseBatchNormalization,
-        L.Activation,
-        L.Add,
-        L.Average,
-        L.BatchNormalization,
-        L.Concatenate,
-        L.Dot,
-        L.GlobalAveragePooling2D,
-        L.LeakyReLU,
-        L.Maximum,
-        L.Minimum,
-        L.Multiply,
-        L.PReLU,
-        L.ReLU,
-        L.Softmax,
-        L.Subtract,
-        TFOpLambda,
-    }
-)
-# Kernels that compute a ReLU after themselves.
-_FUSING = frozenset({*_FOLDED, DepthwiseBatchNormalization, L.Add, L.Dense, L.Subtract})
-_FUSING_OPERATIONS = frozenset({"add", "subtract", "__operators__.add"})
-# The grids that TensorFlow Lite's specification prescribes.
-_FIXED = {
-    "sigmoid": (0.0, 255 / 256),
-    "softmax": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
-}
 
 
 def is_known(layer: keras.layers.Layer) -> bool:
-    """Says whether it is known what an integer kernel makes of a layer."""
-    kind = type(layer)
-    return kind in _WEIGHTS or kind in _SAME_SCALE or kind in _ARITHMETIC
+    """Whether an integer kernel computes a layer as it stands."""
+    kernel = find_kernel(layer)
+    return kernel is not None and kernel.output is not None
 
 
-def wrapped(model: keras.Model, *, ranges: str = "moving") -> keras.Model:
+def wrap(model: keras.Model, *, ranges: str = "moving", weight_bits: int = 8) -> keras.Model:
     """Returns the model with fake quantization of its inputs, weights and activations.
 
     Args:
-        model: What `rewritten` gave. It is not changed.
+        model: A model from `rewrite`. It is not changed.
         ranges: "moving" (activation ranges follow the batches in training), "fixed" (they stay
             where calibration puts them), or "learned" (scales of activations and weights train).
+        weight_bits: 8, or 4 for the weights whose kernels take four bits.
     """
-    plans = _plan(model, ranges)
+    plans, nonzero_inputs = _plan(model, ranges, weight_bits)
     clones: dict[int, Any] = {}
     rounders: dict[int, Any] = {}
-
-    def clone(layer: Any) -> Any:
-        kind = type(layer)
-        if kind is L.BatchNormalization:
-            kind = FoldedBatchNormalization
-        return kind.from_config(layer.get_config())
 
     def build(source: keras.Model, tensors: dict[int, Any]) -> None:
         for old, name in zip(source.inputs, source.input_names, strict=True):
             if old.dtype.is_floating:
-                quantizer = _activation(ranges)
-                rounder = FakeQuantize(quantizer, name=f"{PREFIX}{name}")
+                quantizer = _make_quantizer(ranges, nonzero=id(old) in nonzero_inputs)
+                rounder = FakeQuantize(quantizer, name=add_prefix(name))
                 tensors[id(old)] = rounder(tensors[id(old)])
         for call, plan in plans:
             layer = call.layer
             args, kwargs = substitute(call.args, tensors), substitute(call.kwargs, tensors)
-            new = id(layer) not in clones
-            if new:
-                clones[id(layer)] = clone(layer)
+            is_new = id(layer) not in clones
+            if is_new:
+                clones[id(layer)] = _clone(layer)
                 if plan.weights:
                     clones[id(layer)] = FakeQuantized(
                         clones[id(layer)],
                         plan.weights,
                         plan.output,
-                        name=PREFIX + layer.name,
+                        name=add_prefix(layer.name),
                         # SavedModels set it on all that is inside.
                         trainable=layer.trainable,
                     )
             outputs = clones[id(layer)](*args, **kwargs)
-            if new and layer.weights:
+            if is_new and layer.weights:
                 _copy_weights(layer, clones[id(layer)])
             if plan.output is not None and not plan.weights:
                 if id(layer) not in rounders:
-                    rounders[id(layer)] = FakeQuantize(plan.output, name=PREFIX + layer.name)
+                    rounders[id(layer)] = FakeQuantize(plan.output, name=add_prefix(layer.name))
                 outputs = rounders[id(layer)](outputs)
             for before, after in zip(
                 tf.nest.flatten(call.outputs), tf.nest.flatten(outputs), strict=True
             ):
                 tensors[id(before)] = after
 
-    return model_of(model, build)
+    return build_like(model, build)
+
+
+def _clone(layer: Any) -> Any:
+    kind = FoldedBatchNormalization if type(layer) is L.BatchNormalization else type(layer)
+    return kind.from_config(layer.get_config())
 
 
 def _copy_weights(source: Any, target: Any) -> None:
@@ -197,10 +96,12 @@ def _copy_weights(source: Any, target: Any) -> None:
         quantizer.set_from(getattr(target.layer, name), target.weight_ranges[name])
 
 
-def _activation(ranges: str, non_negative: bool = False) -> Any:
+def _make_quantizer(ranges: str, non_negative: bool = False, nonzero: bool = False) -> Any:
     if ranges == "learned":
-        return LearnedQuantizer(non_negative=non_negative)
-    return ActivationQuantizer(moving=ranges == "moving", non_negative=non_negative)
+        return LearnedQuantizer(non_negative=non_negative, nonzero=nonzero)
+    return ActivationQuantizer(
+        moving=ranges == "moving", non_negative=non_negative, nonzero=nonzero
+    )
 
 
 @dataclass
@@ -209,100 +110,140 @@ class _Plan:
     output: Any
 
 
-def _plan(model: keras.Model, ranges: str) -> list[tuple[Call, _Plan]]:
-    """Decides what of each call is rounded."""
-    found = calls(model)
+def _make_weight_quantizers(
+    kernel: Kernel, ranges: str, weight_bits: int
+) -> dict[str, WeightQuantizer]:
+    bits = weight_bits if kernel.int4 else 8
+    # With 15 levels it matters which weights are clipped: those scales are always learned.
+    learns = ranges == "learned" or bits < 8
+    kind = LearnedWeightQuantizer if learns else WeightQuantizer
+    return {name: kind(axes, bits) for name, axes in kernel.weights.items()}
+
+
+def _plan(
+    model: keras.Model, ranges: str, weight_bits: int
+) -> tuple[list[tuple[Call, _Plan]], set[int]]:
+    """Decides what is rounded in each call; returns also the ids of inputs that may not be 0."""
+    calls = list_calls(model)
     users: dict[int, list[Call | None]] = {}
-    for call in found:
+    for call in calls:
         for tensor in call.inputs:
             users.setdefault(id(tensor), []).append(call)
     for tensor in tf.nest.flatten(model.outputs):
         users.setdefault(id(tensor), []).append(None)
     plans = {}
-    for call in found:
-        weights = {
-            name: (LearnedWeightQuantizer if ranges == "learned" else WeightQuantizer)(axes)
-            for name, axes in _WEIGHTS.get(type(call.layer), {}).items()
-        }
-        plans[id(call)] = _Plan(weights, _output_quantizer(call, users, ranges))
-    by_output = {id(t): call for call in found for t in tf.nest.flatten(call.outputs)}
-    for call in found:
-        if not _joins(call):
+    for call in calls:
+        kernel = find_kernel(call.layer) or Kernel()
+        weights = _make_weight_quantizers(kernel, ranges, weight_bits)
+        plans[id(call)] = _Plan(weights, _make_output_quantizer(call, kernel, users, ranges))
+    by_output = {id(t): call for call in calls for t in tf.nest.flatten(call.outputs)}
+    for call in calls:
+        if not _joins_inputs(call):
             continue
-        # The branches of a concatenation share its scale: what goes there alone is not rounded
-        # before, or it would be rounded twice.
+        # The inputs of a concatenation share its scale. A tensor that goes nowhere else is not
+        # rounded before it, or it would be rounded twice.
         for tensor in call.inputs:
             before = by_output.get(id(tensor))
             if before is not None and len(users[id(tensor)]) == 1:
                 plan = plans[id(before)]
                 if isinstance(plan.output, ActivationQuantizer | LearnedQuantizer):
                     plan.output = None
-    return [(call, plans[id(call)]) for call in found]
+    planned = [(call, plans[id(call)]) for call in calls]
+    _mark_heads(planned, users)
+    return planned, _mark_nonzero(planned, by_output)
 
 
-def _output_quantizer(call: Call, users: dict[int, list[Call | None]], ranges: str) -> Any:
-    """Returns the quantizer of a call's output, or None."""
-    layer = call.layer
-    output = call.outputs
+def _mark_heads(planned: list[tuple[Call, _Plan]], users: dict[int, list[Call | None]]) -> None:
+    """Marks the probabilities that no other layer takes, only the loss."""
+
+    def ends(tensor: Any) -> bool:
+        return all(
+            call is None
+            or (
+                (find_kernel(call.layer) or Kernel()).output == "input"
+                and all(ends(output) for output in tf.nest.flatten(call.outputs))
+            )
+            for call in users.get(id(tensor), ())
+        )
+
+    inside = {id(call.layer) for call, _ in planned if not all(map(ends, _flatten_outputs(call)))}
+    for call, plan in planned:
+        # tanh is no probability: no loss takes its logarithm.
+        if isinstance(plan.output, FixedQuantizer) and plan.output.low >= 0.0:
+            plan.output.head = id(call.layer) not in inside
+
+
+def _mark_nonzero(planned: list[tuple[Call, _Plan]], by_output: dict[int, Call]) -> set[int]:
+    """Marks the values whose root, logarithm or inverse is taken; returns the inputs among them."""
+    # All calls of a layer share the quantizer of the first.
+    by_layer: dict[int, _Plan] = {}
+    for call, plan in planned:
+        by_layer.setdefault(id(call.layer), plan)
+    inputs = set()
+    for call, _ in planned:
+        for tensor in list_nonzero_operands(call):
+            before = by_output.get(id(tensor))
+            # Back to where the value was rounded.
+            while before is not None and by_layer[id(before.layer)].output is None:
+                tensor = before.inputs[0] if before.inputs else tensor
+                before = by_output.get(id(tensor)) if before.inputs else None
+            if before is None:
+                inputs.add(id(tensor))
+            else:
+                by_layer[id(before.layer)].output.nonzero = True
+    return inputs
+
+
+def _flatten_outputs(call: Call) -> list[Any]:
+    return [tensor for tensor in tf.nest.flatten(call.outputs) if is_symbolic(tensor)]
+
+
+def _make_output_quantizer(
+    call: Call, kernel: Kernel, users: dict[int, list[Call | None]], ranges: str
+) -> Any:
+    """Returns the quantizer of a call's output, or None where it needs none."""
+    layer, output = call.layer, call.outputs
     if not is_symbolic(output) or not output.dtype.is_floating:
         return None
-    operation = _operation(layer)
-    if operation in ("maximum", "minimum") and len(call.inputs) == 1:
-        return None  # with a number: on the scale of its input
-    if type(layer) in _SAME_SCALE or operation in _SAME_SCALE_OPERATIONS:
+    if kernel.clips and len(call.inputs) == 1:
         return None
-    if not is_known(layer):
-        # What it gives is rounded, whatever is inside: else the converter may fold a constant of
-        # it into the rounded weights that follow.
-        return _activation(ranges)
-    if isinstance(layer, L.Embedding):
-        return None  # it gives rows of a table that is rounded
-    name = operation or activation_name(layer)
-    if type(layer) is L.Softmax:
-        name = "softmax"
-    if name in _FIXED:
-        return FixedQuantizer(*_FIXED[name])
+    if kernel.output in ("input", "weights"):
+        return None
+    if kernel.output is None:
+        # The output of an unknown layer is rounded: otherwise the converter may fold one of its
+        # constants into the rounded weights that follow.
+        return _make_quantizer(ranges)
+    activation = get_activation_name(layer)
+    grid = kernel.grid or GRIDS.get(activation)
+    if grid is not None:
+        return FixedQuantizer(*grid)
     after = users.get(id(output), [])
     if len(after) == 1 and after[0] is not None:
         follower = after[0].layer
-        if type(layer) in _FOLDED and type(follower) is L.BatchNormalization:
+        if kernel.folds_batch_norm and type(follower) is L.BatchNormalization:
             return None
-        fuses = type(layer) in _FUSING or operation in _FUSING_OPERATIONS
-        folded = type(layer) is L.BatchNormalization
-        linear = operation is not None or activation_name(layer) == "linear"
-        if (fuses or folded) and linear and _is_relu(follower):
+        if kernel.fuses_relu and activation == "linear" and _is_relu(follower):
             return None
-    return _activation(ranges, non_negative=_is_relu(layer) or _ends_in_relu(layer))
+    return _make_quantizer(ranges, non_negative=_is_relu(layer) or activation in RELUS)
 
 
-def _operation(layer: Any) -> str | None:
-    """Returns the plain name of a TensorFlow operation called as a layer."""
-    if type(layer) is not TFOpLambda:
-        return None
-    return str(layer.symbol).removeprefix("math.").removeprefix("nn.")
-
-
-def _joins(call: Call) -> bool:
-    """Says whether a call's inputs must have one scale, that of its output."""
-    if type(call.layer) in (L.Concatenate, L.Maximum, L.Minimum):
-        return True
-    operation = _operation(call.layer)
-    return operation in ("concat", "stack", "maximum", "minimum", "where") and len(call.inputs) > 1
+def _joins_inputs(call: Call) -> bool:
+    """Whether a call's inputs must have one scale, that of its output."""
+    kernel = find_kernel(call.layer)
+    if kernel is None or not kernel.joins_inputs:
+        return False
+    return get_operation(call.layer) is None or len(call.inputs) > 1
 
 
 def _is_relu(layer: Any) -> bool:
-    operation = _operation(layer)
+    operation = get_operation(layer)
     if operation is not None:
-        return operation in ("relu", "relu6")
+        return operation in RELUS
     if type(layer) is L.Activation:
-        return activation_name(layer) in ("relu", "relu6")
+        return get_activation_name(layer) in RELUS
     return (
         type(layer) is L.ReLU
         and not layer.negative_slope
         and not layer.threshold
         and layer.max_value in (None, 6.0)
     )
-
-
-def _ends_in_relu(layer: Any) -> bool:
-    return activation_name(layer) in ("relu", "relu6")

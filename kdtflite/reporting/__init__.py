@@ -1,8 +1,8 @@
-"""What a run found out, as a page, a terminal table and plots.
+"""The results of a run, as a page, a terminal table and plots.
 
     write_html(report, "report.html")       # one self-contained page
     render_table(report)                    # a rich table for the terminal
-    accuracy_versus_size(report["models"])  # a matplotlib Figure, for notebooks
+    plot_accuracy_versus_size(report["models"])  # matplotlib axes, for notebooks
 
 `schema.Report` documents the report, which is a plain dict as read from `report.json`.
 """

@@ -1,4 +1,4 @@
-"""The models side by side: one table, shown by the page and by the terminal."""
+"""The models side by side: one table for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdtflite.reporting.formatting import (
+    as_number,
     compare_size,
     compare_speed,
-    count,
-    decimal,
-    milliseconds,
-    number,
-    percent,
-    points,
-    short_count,
-    significant,
-    size,
+    format_count,
+    format_decimal,
+    format_milliseconds,
+    format_percent,
+    format_points,
+    format_short_count,
+    format_significant,
+    format_size,
 )
-from kdtflite.reporting.verdict import shipped_model
+from kdtflite.reporting.schema import ModelEntry, Report, read_report
+from kdtflite.reporting.verdict import find_shipped_model
 
-__all__ = ["Cell", "Column", "Comparison", "Row", "compare"]
+__all__ = ["Cell", "Column", "Comparison", "Row", "compare_models"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a column shows; `explanation` is one line on what it means."""
+    """A column of the table; `explanation` says in one line what it means."""
 
     key: str
     title: str
@@ -35,7 +36,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text, what to say under it, and whether it is the column's best."""
+    """A value as text, a note to show under it, and whether it is the column's best."""
 
     text: str
     note: str = ""
@@ -44,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A model; `cells` follow the columns."""
+    """A model, with one cell per column."""
 
     key: str
     label: str
@@ -56,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole table; a column that no model has a value for is not in it."""
+    """The whole table, without columns for which no model has a value."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -65,28 +66,27 @@ class Comparison:
 @dataclass(frozen=True)
 class _Measure:
     column: Column
-    value: Callable[[Mapping[str, Any]], float | None]
+    value: Callable[[ModelEntry], float | None]
     text: Callable[[Any], str]
     best: Callable[[Sequence[float]], float]
-    note: Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+    note: Callable[[ModelEntry, ModelEntry | None], str] = lambda model, teacher: ""
 
 
-def compare(report: Mapping[str, Any]) -> Comparison | None:
+def compare_models(report: Mapping[str, Any] | Report) -> Comparison | None:
     """Returns the comparison of the report's models, or None if it lists none."""
-    models = list(report.get("models") or ())
+    report = read_report(report)
+    models = report.models
     if not models:
         return None
-    teacher: Mapping[str, Any] = next(
-        (model for model in models if model.get("key") == "teacher"), {}
-    )
-    shipped = shipped_model(report)
+    teacher = next((model for model in models if model.key == "teacher"), None)
+    shipped = find_shipped_model(report)
     columns, table = [], []
     for measure in _MEASURES:
         values = [measure.value(model) for model in models]
         known = [value for value in values if value is not None]
         if not known:
             continue
-        # One model, or all equal: nothing stands out, so nothing is marked.
+        # With a single model, or equal values, nothing is marked.
         best = measure.best(known) if len(set(known)) > 1 else None
         columns.append(measure.column)
         table.append(
@@ -101,10 +101,10 @@ def compare(report: Mapping[str, Any]) -> Comparison | None:
         )
     rows = tuple(
         Row(
-            key=str(model.get("key", "")),
-            label=str(model.get("label") or model.get("key", "")),
-            format=str(model.get("format", "")),
-            file=str(model.get("file") or ""),
+            key=model.key,
+            label=model.label or model.key,
+            format=model.format,
+            file=model.file or "",
             shipped=model is shipped,
             cells=tuple(cells[position] for cells in table),
         )
@@ -113,103 +113,90 @@ def compare(report: Mapping[str, Any]) -> Comparison | None:
     return Comparison(columns=tuple(columns), rows=rows)
 
 
-def _field(key: str) -> Callable[[Mapping[str, Any]], float | None]:
-    return lambda model: number(model.get(key))
-
-
-def _p50(model: Mapping[str, Any]) -> float | None:
-    return number((model.get("latency_ms") or {}).get("p50"))
-
-
-def _no_note(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
-    return ""
-
-
-def _accuracy_note(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
-    own, best = number(model.get("accuracy")), number(teacher.get("accuracy"))
+def _compare_accuracy(model: ModelEntry, teacher: ModelEntry | None) -> str:
+    own, best = as_number(model.accuracy), None if teacher is None else as_number(teacher.accuracy)
     if model is teacher or own is None or best is None:
         return ""
-    return points(own - best)
+    return format_points(own - best)
 
 
-def _bytes_note(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
-    return "" if model is teacher else compare_size(model.get("bytes"), teacher.get("bytes"))
+def _compare_bytes(model: ModelEntry, teacher: ModelEntry | None) -> str:
+    if teacher is None or model is teacher:
+        return ""
+    return compare_size(model.bytes, teacher.bytes)
 
 
-def _latency_note(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
-    return "" if model is teacher else compare_speed(_p50(model), _p50(teacher))
+def _compare_latency(model: ModelEntry, teacher: ModelEntry | None) -> str:
+    if teacher is None or model is teacher:
+        return ""
+    return compare_speed(as_number(model.p50), as_number(teacher.p50))
 
 
-def _tail_note(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
-    latency = model.get("latency_ms") or {}
-    tail = number(latency.get("p99"))
-    return f"p99 {significant(tail)} ms" if tail is not None else ""
+def _write_tail(model: ModelEntry, teacher: ModelEntry | None) -> str:
+    del teacher
+    tail = as_number(None if model.latency_ms is None else model.latency_ms.p99)
+    return f"p99 {format_significant(tail)} ms" if tail is not None else ""
 
 
 _MEASURES = (
     _Measure(
-        Column("accuracy", "Accuracy", "Share of test samples classified right"),
-        _field("accuracy"),
-        percent,
+        Column("accuracy", "Accuracy", "Share of test samples classified correctly"),
+        lambda model: as_number(model.accuracy),
+        format_percent,
         max,
-        _accuracy_note,
+        _compare_accuracy,
     ),
     _Measure(
         Column("macro_f1", "Macro F1", "Mean over the classes of the F1 score, from 0 to 1"),
-        _field("macro_f1"),
-        decimal,
+        lambda model: as_number(model.macro_f1),
+        format_decimal,
         max,
-        _no_note,
     ),
     _Measure(
         Column(
             "log_loss", "Log loss", "Mean −log of the true class's probability; lower is better"
         ),
-        _field("log_loss"),
-        decimal,
+        lambda model: as_number(model.log_loss),
+        format_decimal,
         min,
-        _no_note,
     ),
     _Measure(
         Column("parameters", "Parameters", "Weights and biases in the model"),
-        _field("parameters"),
-        count,
+        lambda model: as_number(model.parameters),
+        format_count,
         min,
-        _no_note,
     ),
     _Measure(
         Column("bytes", "File size", "Size of the .tflite file"),
-        _field("bytes"),
-        size,
+        lambda model: as_number(model.bytes),
+        format_size,
         min,
-        _bytes_note,
+        _compare_bytes,
     ),
     _Measure(
         Column("macs", "MACs", "Multiply-accumulate operations for one inference"),
-        _field("macs"),
-        short_count,
+        lambda model: as_number(model.macs),
+        format_short_count,
         min,
-        _no_note,
     ),
     _Measure(
         Column("p50", "Latency p50", "Median time of one inference on the machine of this run"),
-        _p50,
-        milliseconds,
+        lambda model: as_number(model.p50),
+        format_milliseconds,
         min,
-        _latency_note,
+        _compare_latency,
     ),
     _Measure(
-        Column("p90", "Latency p90", "Nine inferences in ten are at least this fast"),
-        lambda model: number((model.get("latency_ms") or {}).get("p90")),
-        milliseconds,
+        Column("p90", "Latency p90", "Nine out of ten inferences are at least this fast"),
+        lambda model: as_number(None if model.latency_ms is None else model.latency_ms.p90),
+        format_milliseconds,
         min,
-        _tail_note,
+        _write_tail,
     ),
     _Measure(
         Column("arena_bytes", "Arena", "Working memory for the activations"),
-        _field("arena_bytes"),
-        size,
+        lambda model: as_number(model.arena_bytes),
+        format_size,
         min,
-        _no_note,
     ),
 )

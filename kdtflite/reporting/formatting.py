@@ -1,4 +1,4 @@
-"""Numbers as text: one look for the page, the terminal and the plots."""
+"""Numbers as text: one format for the page, the terminal and the plots."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 __all__ = [
     "MISSING",
+    "as_number",
     "compare_size",
     "compare_speed",
-    "count",
-    "decimal",
-    "duration",
-    "milliseconds",
-    "number",
-    "percent",
-    "points",
-    "short_count",
-    "significant",
-    "size",
-    "times",
+    "format_count",
+    "format_decimal",
+    "format_duration",
+    "format_milliseconds",
+    "format_percent",
+    "format_points",
+    "format_ratio",
+    "format_short_count",
+    "format_significant",
+    "format_size",
 ]
 
 MISSING = "–"
@@ -28,8 +28,8 @@ MISSING = "–"
 _SPACE = "\u00a0"
 
 
-def number(value: Any) -> float | None:
-    """Returns `value` as a finite float, or None if it is missing, NaN, infinite or no number."""
+def as_number(value: Any) -> float | None:
+    """Returns `value` as a finite float, or None if it is missing, not finite or not a number."""
     if value is None or isinstance(value, (bool, str)):
         return None
     try:
@@ -39,9 +39,9 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def significant(value: Any, digits: int = 3) -> str:
+def format_significant(value: Any, digits: int = 3) -> str:
     """Returns `value` with `digits` significant digits, never in exponent notation."""
-    found = number(value)
+    found = as_number(value)
     if found is None:
         return MISSING
     if found == 0:
@@ -52,21 +52,21 @@ def significant(value: Any, digits: int = 3) -> str:
     return f"{rounded:,.{decimals}f}"
 
 
-def decimal(value: Any, digits: int = 3) -> str:
+def format_decimal(value: Any, digits: int = 3) -> str:
     """Returns `value` with a fixed number of decimals."""
-    found = number(value)
+    found = as_number(value)
     return MISSING if found is None else f"{found:.{digits}f}"
 
 
-def percent(value: Any, digits: int = 2) -> str:
+def format_percent(value: Any, digits: int = 2) -> str:
     """Returns a share as a percentage, 0.9733 as "97.33 %"; the space does not break."""
-    found = number(value)
+    found = as_number(value)
     return MISSING if found is None else f"{100 * found:.{digits}f}{_SPACE}%"
 
 
-def points(difference: Any) -> str:
+def format_points(difference: Any) -> str:
     """Returns a difference of two shares in signed percentage points."""
-    found = number(difference)
+    found = as_number(difference)
     if found is None:
         return MISSING
     text = f"{100 * abs(found):.2f}"
@@ -75,33 +75,33 @@ def points(difference: Any) -> str:
     return f"{'+' if found > 0 else '−'}{text}{_SPACE}points"
 
 
-def count(value: Any) -> str:
+def format_count(value: Any) -> str:
     """Returns an integer with thousands separated."""
-    found = number(value)
+    found = as_number(value)
     return MISSING if found is None else f"{round(found):,}"
 
 
-def short_count(value: Any) -> str:
+def format_short_count(value: Any) -> str:
     """Returns a count with an SI prefix: 1234567 is "1.23 M"."""
-    found = number(value)
-    return MISSING if found is None else _prefixed(found, "")
+    found = as_number(value)
+    return MISSING if found is None else _format_prefixed(found, "")
 
 
-def size(value: Any) -> str:
+def format_size(value: Any) -> str:
     """Returns bytes with an SI prefix: 11240 is "11.2 kB"."""
-    found = number(value)
-    return MISSING if found is None else _prefixed(found, "B")
+    found = as_number(value)
+    return MISSING if found is None else _format_prefixed(found, "B")
 
 
-def milliseconds(value: Any) -> str:
+def format_milliseconds(value: Any) -> str:
     """Returns milliseconds with three significant digits and the unit."""
-    found = number(value)
-    return MISSING if found is None else f"{significant(found)}{_SPACE}ms"
+    found = as_number(value)
+    return MISSING if found is None else f"{format_significant(found)}{_SPACE}ms"
 
 
-def duration(value: Any) -> str:
-    """Returns seconds as people say them: "0.4 s", "12 s", "3 min 05 s", "1 h 20 min"."""
-    found = number(value)
+def format_duration(value: Any) -> str:
+    """Returns seconds in a readable unit: "0.4 s", "12 s", "3 min 05 s", "1 h 20 min"."""
+    found = as_number(value)
     if found is None:
         return MISSING
     if found < 9.95:
@@ -115,9 +115,9 @@ def duration(value: Any) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def times(ratio: Any) -> str:
+def format_ratio(ratio: Any) -> str:
     """Returns a ratio: "42×", "4.2×", "1.04×"."""
-    found = number(ratio)
+    found = as_number(ratio)
     if found is None:
         return MISSING
     digits = 0 if found >= 9.95 else 1 if found >= 1.95 else 2
@@ -135,18 +135,18 @@ def compare_speed(own: Any, reference: Any) -> str:
 
 
 def _compare(own: Any, reference: Any, less: str, more: str, same: str) -> str:
-    mine, theirs = number(own), number(reference)
+    mine, theirs = as_number(own), as_number(reference)
     if not mine or not theirs or mine < 0 or theirs < 0:
         return ""
     ratio = theirs / mine
     if 0.995 < ratio < 1.005:
         return same
-    return f"{times(ratio)} {less}" if ratio > 1 else f"{times(1 / ratio)} {more}"
+    return f"{format_ratio(ratio)} {less}" if ratio > 1 else f"{format_ratio(1 / ratio)} {more}"
 
 
-def _prefixed(value: float, unit: str) -> str:
+def _format_prefixed(value: float, unit: str) -> str:
     for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         # 999,950 reads "1.00 M", not "1,000 k".
         if abs(value) >= factor * 0.9995:
-            return f"{significant(value / factor)}{_SPACE}{prefix}{unit}"
+            return f"{format_significant(value / factor)}{_SPACE}{prefix}{unit}"
     return f"{round(value)}{_SPACE}{unit}" if unit else f"{round(value)}"

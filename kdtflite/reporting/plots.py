@@ -1,17 +1,15 @@
-"""Plots of a report's numbers, each from plain data to a matplotlib Figure.
+"""Plots of a report's numbers, each made from plain data.
 
-Sized so that their text can still be read on a phone. In a notebook run `%matplotlib inline`
-first; the figures belong to no pyplot state and need no closing.
+They are sized so that their text can be read on a phone. In a notebook run `%matplotlib inline`
+first; the figures do not belong to pyplot's state and need not be closed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
@@ -19,30 +17,30 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from kdtflite.errors import DataError
-from kdtflite.reporting.formatting import number, size
-from kdtflite.reporting.palette import GRID, INK, MATRIX, SERIES
+from kdtflite.reporting.formatting import as_number, format_size
+from kdtflite.reporting.palette import INK, MATRIX, SERIES, use_style
+from kdtflite.results import make_axes
 
 __all__ = [
     "MARKERS",
     "WIDTH",
-    "accuracy_versus_latency",
-    "accuracy_versus_size",
-    "confusion_matrix",
-    "legend",
-    "style",
-    "training_curves",
+    "add_legend",
+    "plot_accuracy_versus_latency",
+    "plot_accuracy_versus_size",
+    "plot_confusion_matrix",
+    "plot_training_curves",
 ]
 
-WIDTH = 4.2  # Inches: on a phone, 9 points then still are about 10 pixels.
+WIDTH = 4.2  # Inches: on a phone, 9 points are then about 10 pixels.
 MARKERS = "osD^vPX"
 _MOST_CELLS_WITH_NUMBERS = 20  # Classes.
 _MOST_TICKS = 34
 _LONGEST_NAME = 18  # Characters.
 
 
-def accuracy_versus_size(
-    models: Sequence[Mapping[str, Any]], *, samples: int | None = None
-) -> Figure:
+def plot_accuracy_versus_size(
+    models: Sequence[Mapping[str, Any]], *, samples: int | None = None, ax: Axes | None = None
+) -> Axes:
     """Plots accuracy over file size, on a logarithmic axis.
 
     Filled markers are int8 files, hollow ones float. Models without both numbers are left out.
@@ -51,47 +49,60 @@ def accuracy_versus_size(
         models: Dicts with `label`, `accuracy` (0 to 1), `bytes` and `format`, such as
             `report["models"]`.
         samples: How many test samples the accuracy was measured on; draws its 95 % interval.
+        ax: Where to draw; by default a new figure.
+
+    Returns:
+        The axes drawn on.
 
     Example:
-        >>> accuracy_versus_size(report["models"], samples=450)
+        >>> from kdtflite.reporting import plot_accuracy_versus_size
+        >>> model = {"label": "Student", "accuracy": 0.98, "bytes": 11_000, "format": "int8"}
+        >>> plot_accuracy_versus_size([model], samples=450).get_ylabel()
+        'Test accuracy'
     """
-    return _trade_off(
+    return _plot_trade_off(
         models,
-        lambda model: number(model.get("bytes")),
+        lambda model: as_number(model.get("bytes")),
         "File size (log scale)",
-        _size_tick,
+        _format_size_tick,
         samples,
+        ax,
     )
 
 
-def accuracy_versus_latency(
-    models: Sequence[Mapping[str, Any]], *, samples: int | None = None
-) -> Figure:
+def plot_accuracy_versus_latency(
+    models: Sequence[Mapping[str, Any]], *, samples: int | None = None, ax: Axes | None = None
+) -> Axes:
     """Plots accuracy over the median latency, on a logarithmic axis.
 
     Args:
         models: Dicts with `label`, `accuracy` (0 to 1), `latency_ms` (a dict with `p50`) and
             `format`, such as `report["models"]`.
         samples: How many test samples the accuracy was measured on; draws its 95 % interval.
+        ax: Where to draw; by default a new figure.
+
+    Returns:
+        The axes drawn on.
     """
-    return _trade_off(
+    return _plot_trade_off(
         models,
-        lambda model: number((model.get("latency_ms") or {}).get("p50")),
+        lambda model: as_number((model.get("latency_ms") or {}).get("p50")),
         "Median latency in ms (log scale)",
         lambda value: f"{float(f'{value:.3g}'):g}",
         samples,
+        ax,
     )
 
 
-def training_curves(
+def plot_training_curves(
     history: Mapping[str, Sequence[float | None]], *, epochs: Sequence[int] | None = None
 ) -> Figure:
     """Plots a Keras history: every loss term, every metric and the learning rate.
 
-    Validation is dashed, in the colour of its training curve. None and NaN leave gaps.
+    Validation is dashed, in the color of its training curve. None and NaN leave gaps.
 
     Args:
-        history: A list of one value an epoch for every key, such as `fit(...).history`.
+        history: For every key a list with one value per epoch, such as `fit(...).history`.
         epochs: The epochs' numbers; 1, 2, ... by default.
 
     Raises:
@@ -102,12 +113,12 @@ def training_curves(
         lengths["epochs"] = len(epochs)
     if not history or len(set(lengths.values())) > 1:
         raise DataError(
-            "Training curves need one value an epoch for every key. "
+            "Training curves need one value per epoch for every key. "
             f"Received lengths: {lengths or 'an empty history'}."
         )
     along = np.asarray(epochs if epochs is not None else range(1, max(lengths.values()) + 1))
-    panels = _panels(history)
-    with style():
+    panels = _group_into_panels(history)
+    with use_style():
         figure = Figure(
             figsize=(WIDTH, 0.5 + sum(_PANEL_HEIGHTS[panel] for panel in panels)),
             layout="constrained",
@@ -120,21 +131,24 @@ def training_curves(
             height_ratios=[_PANEL_HEIGHTS[panel] for panel in panels],
         )
         for axes, (panel, keys) in zip(drawn[:, 0], panels.items(), strict=True):
-            _curves(axes, along, {key: _floats(history[key]) for key in keys})
+            _plot_curves(axes, along, {key: _as_floats(history[key]) for key in keys})
             axes.set_ylabel(panel)
             if panel == "Learning rate":
                 axes.yaxis.set_major_locator(MaxNLocator(3))
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:.2g}"))
             elif panel == "Loss":
-                _logarithmic_if_wide(axes)
+                _use_log_scale_if_wide(axes)
         drawn[-1, 0].set_xlabel("Epoch")
         drawn[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     return figure
 
 
-def confusion_matrix(
-    matrix: Sequence[Sequence[int]], class_names: Sequence[str] | None = None
-) -> Figure:
+def plot_confusion_matrix(
+    matrix: Sequence[Sequence[int]],
+    class_names: Sequence[str] | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
     """Plots a confusion matrix: true classes down, predicted classes across.
 
     The shade follows the share of the true class (its square root), so that rare classes and
@@ -142,7 +156,11 @@ def confusion_matrix(
 
     Args:
         matrix: Counts, shape (classes, classes).
-        class_names: One name a class; the class numbers by default.
+        class_names: One name per class; the class numbers by default.
+        ax: Where to draw; by default a new figure.
+
+    Returns:
+        The axes drawn on.
 
     Raises:
         DataError: The matrix is not square or the names are too few or too many.
@@ -150,7 +168,7 @@ def confusion_matrix(
     counts = np.asarray(matrix, dtype=np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not counts.size:
         raise DataError(
-            "A confusion matrix has one row and one column a class. "
+            "A confusion matrix has one row and one column per class. "
             f"Received: shape {counts.shape}."
         )
     classes = len(counts)
@@ -164,18 +182,17 @@ def confusion_matrix(
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     longest = min(_LONGEST_NAME, max(map(len, names)))
     side = WIDTH if classes <= 12 else 6.0
-    with style():
-        figure = Figure(figsize=(side, side * 0.9), layout="constrained")
-        axes = figure.subplots()
-        # By the square root, since the few mistakes are what one looks for. "none" keeps one
-        # pixel a cell in an SVG, where the default would resample to the figure's dpi.
-        axes.imshow(shares, cmap=_shades(), norm=PowerNorm(0.5, 0, 1), interpolation="none")
+    with use_style():
+        axes = make_axes(ax, side, side * 0.9, xlabel="Predicted class", ylabel="True class")
+        # By the square root, since the few mistakes are what matters. "none" keeps one pixel per
+        # cell in an SVG, where the default would resample to the figure's dpi.
+        axes.imshow(shares, cmap=_make_shades(), norm=PowerNorm(0.5, 0, 1), interpolation="none")
         if classes <= _MOST_CELLS_WITH_NUMBERS:
             _write_counts(axes, counts, shares)
         step = math.ceil(classes / _MOST_TICKS)
         places = range(0, classes, step)
         shown = [_shorten(names[place], _LONGEST_NAME) for place in places]
-        # parse_math: a class called "$5" is no formula.
+        # parse_math: a class called "$5" is not a formula.
         small = 6.5 if classes > _MOST_CELLS_WITH_NUMBERS else 8.0
         steep = 0.0 if longest * classes <= 40 else 90.0
         axes.set_xticks(places, shown, rotation=steep, parse_math=False, fontsize=small)
@@ -183,55 +200,52 @@ def confusion_matrix(
         axes.tick_params(length=0)
         axes.grid(False)
         axes.spines[:].set_visible(True)
-        axes.set_xlabel("Predicted class")
-        axes.set_ylabel("True class")
-    return figure
+    return axes
 
 
-def _trade_off(
+def _plot_trade_off(
     models: Sequence[Mapping[str, Any]],
     across: Callable[[Mapping[str, Any]], float | None],
     label: str,
     text: Callable[[float], str],
     samples: int | None,
-) -> Figure:
+    ax: Axes | None,
+) -> Axes:
     points = []
     for place, model in enumerate(models):
-        x, y = across(model), number(model.get("accuracy"))
+        x, y = across(model), as_number(model.get("accuracy"))
         if x is not None and y is not None and x > 0:
             points.append((place, model, x, y))
-    with style():
-        figure = Figure(figsize=(WIDTH, 3.6 + 0.19 * len(points)), layout="constrained")
-        axes = figure.subplots()
+    with use_style():
+        height = 3.6 + 0.19 * len(points)
+        axes = make_axes(ax, WIDTH, height, xlabel=label, ylabel="Test accuracy")
         axes.set_xscale("log")
         for place, model, x, y in points:
-            colour = SERIES[place % len(SERIES)]
+            color = SERIES[place % len(SERIES)]
             if samples:
-                low, high = _wilson(y, samples)
-                axes.vlines(x, low, high, colors=colour, linewidth=1, alpha=0.55)
+                low, high = _compute_wilson_interval(y, samples)
+                axes.vlines(x, low, high, colors=color, linewidth=1, alpha=0.55)
             axes.plot(
                 [x],
                 [y],
                 MARKERS[place % len(MARKERS)],
-                color=colour,
+                color=color,
                 markersize=8.5,
                 markeredgewidth=1.8,
-                markerfacecolor=colour if model.get("format") == "int8" else "none",
+                markerfacecolor=color if model.get("format") == "int8" else "none",
                 label=_shorten(str(model.get("label") or model.get("key")), 48),
                 zorder=3,
             )
-        axes.set_xlabel(label)
-        axes.set_ylabel("Test accuracy")
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
         if points:
-            _log_ticks(axes, [x for _, _, x, _ in points], text)
+            _set_log_ticks(axes, [x for _, _, x, _ in points], text)
             _cap_at_one(axes)
-            legend(axes, columns=1)
-    return figure
+            add_legend(axes, columns=1)
+    return axes
 
 
-def _log_ticks(axes: Axes, values: list[float], text: Callable[[float], str]) -> None:
+def _set_log_ticks(axes: Axes, values: list[float], text: Callable[[float], str]) -> None:
     low, high = min(values) / 1.7, max(values) * 1.7
     decades = math.log10(high / low)
     steps = (1, 2, 5) if decades < 1.7 else (1, 3) if decades < 2.6 else (1,)
@@ -243,18 +257,18 @@ def _log_ticks(axes: Axes, values: list[float], text: Callable[[float], str]) ->
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 
 
-def _size_tick(value: float) -> str:
-    amount, _, unit = size(value).partition("\u00a0")
+def _format_size_tick(value: float) -> str:
+    amount, _, unit = format_size(value).partition("\u00a0")
     return f"{float(amount):g} {unit}"
 
 
 def _cap_at_one(axes: Axes) -> None:
-    """Keeps the axis from promising accuracies over 100 %, with room for a marker there."""
+    """Ends the axis just above 100 %, with room for a marker there."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, min(high, 1 + (1 - low) * 0.04) if low < 1 else high)
 
 
-def _wilson(share: float, samples: int) -> tuple[float, float]:
+def _compute_wilson_interval(share: float, samples: int) -> tuple[float, float]:
     """Returns the 95 % interval of a share (Wilson 1927), which never leaves 0 to 1."""
     z = 1.96
     spread = 1 + z**2 / samples
@@ -267,7 +281,7 @@ _PANEL_HEIGHTS = {"Loss": 2.5, "Accuracy": 2.1, "Metric": 2.1, "Learning rate": 
 _RATES = ("learning_rate", "lr")
 
 
-def _panels(history: Mapping[str, Any]) -> dict[str, list[str]]:
+def _group_into_panels(history: Mapping[str, Any]) -> dict[str, list[str]]:
     losses = [key for key in history if key.endswith("loss")]
     rates = [key for key in history if key in _RATES]
     others = [key for key in history if key not in losses and key not in rates]
@@ -280,26 +294,26 @@ def _panels(history: Mapping[str, Any]) -> dict[str, list[str]]:
     return {panel: keys for panel, keys in panels.items() if keys}
 
 
-def _curves(axes: Axes, along: np.ndarray, curves: Mapping[str, np.ndarray]) -> None:
-    colours: dict[str, str] = {}
+def _plot_curves(axes: Axes, along: np.ndarray, curves: Mapping[str, np.ndarray]) -> None:
+    colors: dict[str, str] = {}
     for key, values in curves.items():
         term = key.removeprefix("val_")
-        colour = colours.setdefault(term, SERIES[len(colours) % len(SERIES)])
+        color = colors.setdefault(term, SERIES[len(colors) % len(SERIES)])
         axes.plot(
             along,
             values,
-            color=colour,
+            color=color,
             linestyle="--" if key.startswith("val_") else "-",
             linewidth=1.6,
             marker="o" if len(along) <= 15 else "",
             markersize=3.2,
-            label=_curve_name(key),
+            label=_name_curve(key),
         )
     if set(curves) - set(_RATES):
-        legend(axes, columns=2)
+        add_legend(axes, columns=2)
 
 
-def _curve_name(key: str) -> str:
+def _name_curve(key: str) -> str:
     term = key.removeprefix("val_")
     if term == "loss":
         name = "Total"
@@ -309,7 +323,7 @@ def _curve_name(key: str) -> str:
     return f"{name}, validation" if key.startswith("val_") else name
 
 
-def _logarithmic_if_wide(axes: Axes) -> None:
+def _use_log_scale_if_wide(axes: Axes) -> None:
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() > 50 * values.min():
@@ -335,21 +349,21 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
             )
 
 
-def _shades() -> LinearSegmentedColormap:
-    # From clear to opaque rather than from white to blue: right on a dark page as well.
-    colour = to_rgb(MATRIX)
-    return LinearSegmentedColormap.from_list("shares", [(*colour, 0.0), (*colour, 1.0)])
+def _make_shades() -> LinearSegmentedColormap:
+    # From transparent to opaque rather than from white to blue: correct on a dark page as well.
+    color = to_rgb(MATRIX)
+    return LinearSegmentedColormap.from_list("shares", [(*color, 0.0), (*color, 1.0)])
 
 
 def _shorten(name: str, longest: int) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def _floats(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([math.nan if (v := number(value)) is None else v for value in values])
+def _as_floats(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([math.nan if (v := as_number(value)) is None else v for value in values])
 
 
-def legend(axes: Axes, *, columns: int) -> None:
+def add_legend(axes: Axes, *, columns: int) -> None:
     """Puts the legend above a plot."""
     # Above the plot: beside it, it would take a phone's width; inside, it would hide points.
     drawn = axes.legend(
@@ -357,30 +371,3 @@ def legend(axes: Axes, *, columns: int) -> None:
     )
     for text in drawn.get_texts():
         text.set_parse_math(False)
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Draws in the look of the report."""
-    settings: dict[Any, Any] = {
-        "font.size": 9,
-        "axes.labelsize": 9,
-        "legend.fontsize": 8.5,
-        "xtick.labelsize": 8.5,
-        "ytick.labelsize": 8.5,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.linewidth": 0.7,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": GRID,
-        "grid.linewidth": 0.7,
-        "axes.titlesize": 10,
-    }
-    with matplotlib.rc_context(settings):
-        yield

@@ -1,22 +1,23 @@
-"""The shape of a report: what `report.json` holds and `report.html` shows.
+"""The shape of a report: what a run writes to `report.json`, and all that is read from it.
 
-A report is a plain dict, so that it survives JSON; these types document it and let mypy
-check who builds one. A key that is not required may be missing: the page then leaves that
-section out. A number that could not be measured is None (or NaN) and is shown as "–".
+A run builds its report through `Report`, and the page, the table and the verdict read it through
+`Report`, so a key that only one side knows is an error in the tests instead of a section that
+silently stays empty. A key that is not required may be missing: the page then leaves that section
+out. A number that could not be measured is None (or NaN) and is shown as "–".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdtflite.errors import DataError
 
 __all__ = [
-    "MODEL_KEYS",
     "REPORT_VERSION",
-    "SHIPPED_KEYS",
-    "Artefact",
+    "Artifact",
     "Choice",
     "Dataset",
     "Interface",
@@ -24,6 +25,7 @@ __all__ = [
     "Machine",
     "ModelEntry",
     "Operator",
+    "PairedComparison",
     "Parity",
     "PerClass",
     "Prediction",
@@ -32,114 +34,192 @@ __all__ = [
     "Report",
     "Reproduce",
     "Sample",
+    "SelectableFile",
+    "Selection",
+    "SplitSize",
+    "TimedThreads",
     "TrainingStage",
     "Trial",
-    "check",
+    "read_report",
+    "write_report",
 ]
 
 REPORT_VERSION = 1
 
-MODEL_KEYS = ("teacher", "hard_labels", "distilled", "ptq_int8", "distilled_int8")
-"""The models of a full run, in the order in which a report lists them."""
-
-SHIPPED_KEYS = ("distilled_int8", "ptq_int8", "distilled", "hard_labels")
-"""Which model a report recommends: the first of these that it holds."""
+# A count that could not be measured may be NaN.
+Number = int | float | None
 
 
-class LatencyMs(TypedDict):
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=()
+    )
+
+
+class LatencyMs(_Part):
     """Time of one inference on the machine that made the report, in milliseconds."""
 
-    p50: float | None
-    p90: NotRequired[float | None]
-    p99: NotRequired[float | None]
-    threads: NotRequired[int]
-    delegate: NotRequired[str | None]
+    p50: float | None = None
+    p90: float | None = None
+    p99: float | None = None
+    threads: int | None = None
+    delegate: str | None = None
 
 
-class ModelEntry(TypedDict):
-    """One model file and what was measured on it; accuracies are shares of the test split.
+class TimedThreads(_Part):
+    """All timings with one number of threads, as `evaluation.Latency.to_dict` gives them."""
 
-    A tie is a sample for which several classes share the highest output: frequent with int8
-    probabilities, and worth knowing, since the argmax then goes by the order of the classes.
+    threads: int
+    invokes: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    min_ms: float
+    delegate: str
+    delegated_operators: int
+    operators: int
+
+
+class ModelEntry(_Part):
+    """One model file and its measurements; accuracies are shares of the test split.
+
+    A tie is a sample for which several classes share the highest output. Ties are frequent with
+    int8 probabilities, and argmax then takes the first of these classes.
     """
 
     key: str
-    label: str
-    format: Literal["float32", "int8"] | str
-    file: NotRequired[str]
-    sha256: NotRequired[str]
-    bytes: NotRequired[int | None]
-    parameters: NotRequired[int | None]
-    macs: NotRequired[int | None]
-    accuracy: NotRequired[float | None]
-    accuracy_if_ties_lost: NotRequired[float | None]
-    accuracy_if_ties_won: NotRequired[float | None]
-    ties: NotRequired[int | None]
-    macro_f1: NotRequired[float | None]
-    log_loss: NotRequired[float | None]
-    latency_ms: NotRequired[LatencyMs | None]
-    arena_bytes: NotRequired[int | None]
+    label: str = ""
+    format: str = ""
+    file: str | None = None
+    sha256: str | None = None
+    bytes: Number = None
+    parameters: Number = None
+    macs: Number = None
+    accuracy: float | None = None
+    accuracy_if_ties_lost: float | None = None
+    accuracy_if_ties_won: float | None = None
+    ties: Number = None
+    macro_f1: float | None = None
+    log_loss: float | None = None
+    latency_ms: LatencyMs | None = None
+    latencies: list[TimedThreads] | None = None
+    arena_bytes: Number = None
+
+    @property
+    def p50(self) -> float | None:
+        """The median latency."""
+        return None if self.latency_ms is None else self.latency_ms.p50
 
 
-class Dataset(TypedDict):
-    """The data; `samples` counts each split."""
+class SplitSize(_Part):
+    """The number of samples in a split."""
+
+    samples: int
+    samples_per_class: list[int] | None = None
+
+
+class Dataset(_Part):
+    """The data, as `data.Dataset.to_dict` describes them."""
 
     name: str
-    description: NotRequired[str]
-    licence: NotRequired[str]
-    class_names: NotRequired[list[str]]
-    samples: NotRequired[dict[str, int]]
-    input_shape: NotRequired[list[int]]
+    description: str | None = None
+    license: str | None = None
+    class_names: list[str] = []
+    sample_shape: list[int] | None = None
+    dtype: str | None = None
+    input_range: list[float] | None = None
+    splits: dict[str, SplitSize] = {}
 
 
-class Machine(TypedDict):
-    """Where the run took place."""
+class Machine(_Part):
+    """The machine of the run, as `evaluation.describe_machine` describes it."""
 
-    cpu: NotRequired[str]
-    cores: NotRequired[int]
-    system: NotRequired[str]
+    cpu: str | None = None
+    architecture: str | None = None
+    cores: int | None = None
+    os: str | None = None
+    litert: str | None = None
 
 
-class TrainingStage(TypedDict):
-    """One stage's curves: a value an epoch for every key of the Keras history.
+class TrainingStage(_Part):
+    """One stage's curves: one value per epoch for every key of the Keras history.
 
     A key that ends in "loss" is a loss term; "val_" marks validation; "learning_rate" stands
-    alone; everything else is a metric. `kept_epoch` is the one whose weights early stopping kept.
+    alone; everything else is a metric. `kept_epoch` is the epoch whose weights early stopping kept.
     """
 
-    history: dict[str, list[float | None]]
-    epochs: NotRequired[list[int]]
-    kept_epoch: NotRequired[int]
+    history: dict[str, list[float | None]] = {}
+    epochs: list[int] | None = None
+    kept_epoch: int | None = None
 
 
-class Trial(TypedDict):
+class Trial(_Part):
     """A short run of one candidate, judged on the validation split."""
 
     candidate: str
     rung: int
     steps: int
     epochs: float
-    accuracy: float | None
-    log_loss: float | None
-    samples: NotRequired[float | None]
+    accuracy: float | None = None
+    log_loss: float | None = None
+    samples: float | None = None
 
 
-class Choice(TypedDict):
-    """How `losses: auto` chose: `steps` of the training it was for, `trial_steps` for choosing.
+class Choice(_Part):
+    """How `losses: auto` chose: `steps` of the training, and `trial_steps` for choosing.
 
     `baseline` names the candidate without distillation.
     """
 
     chosen: str
-    why: str
-    trials: list[Trial]
-    steps: NotRequired[int]
-    trial_steps: NotRequired[int]
-    baseline: NotRequired[str]
+    why: str = ""
+    trials: list[Trial] = []
+    steps: int | None = None
+    trial_steps: int | None = None
+    baseline: str | None = None
 
 
-class PerClass(TypedDict):
-    """One value a class, in the order of the class names."""
+class Paired(_Part):
+    """A difference of two accuracies on the same samples, with its 95 % interval."""
+
+    difference: float
+    standard_error: float | None = None
+    low: float
+    high: float
+    samples: int
+
+
+class PairedComparison(Paired):
+    """The accuracy of the model `first` less that of `second`, on the test samples."""
+
+    first: str
+    second: str
+
+
+class SelectableFile(_Part):
+    """A file to choose from; `behind` is its difference from the most accurate one."""
+
+    key: str
+    label: str = ""
+    accuracy: float
+    bytes: int
+    behind: Paired
+
+
+class Selection(_Part):
+    """The file to ship; `majority` is the accuracy of always answering the most frequent class."""
+
+    chosen: str
+    recommended: bool = True
+    why: str = ""
+    majority: float | None = None
+    samples: int | None = None
+    files: list[SelectableFile] = []
+
+
+class PerClass(_Part):
+    """One value per class, in the order of the class names."""
 
     precision: list[float | None]
     recall: list[float | None]
@@ -147,116 +227,141 @@ class PerClass(TypedDict):
     support: list[int]
 
 
-Prediction = TypedDict("Prediction", {"class": int, "confidence": NotRequired[float | None]})
-"""The class that a model chose, and the share of its output that this class got."""
+class Prediction(_Part):
+    """The class that a model predicted, and the probability that it gave this class."""
+
+    number: int = Field(alias="class")
+    confidence: float | None = None
 
 
-class Sample(TypedDict):
-    """A test sample and what the models made of it; the image holds values from 0 to 1.
+class Sample(_Part):
+    """A test sample and the models' predictions; the image holds values from 0 to 1.
 
-    An image is H×W, H×W×1 (grey) or H×W×3 (RGB), as nested lists; anything else has no picture.
+    An image is H×W, H×W×1 (gray) or H×W×3 (RGB), as nested lists; other samples have no picture.
     """
 
     index: int
     predictions: dict[str, Prediction]
-    label: NotRequired[int]
-    image: NotRequired[Any]
+    label: int | None = None
+    image: Any = None
 
 
-class Operator(TypedDict):
+class Operator(_Part):
     """One operator of the shipped file, with the dtypes of its tensors."""
 
-    index: int
+    index: int | None = None
     name: str
-    inputs: list[str]
-    outputs: list[str]
-    layer: NotRequired[str]
+    inputs: list[str] = []
+    outputs: list[str] = []
+    layer: str | None = None
 
 
-class Interface(TypedDict):
+class Interface(_Part):
     """An input or output tensor: real value = scale × (q - zero point)."""
 
-    name: str
-    dtype: str
-    scale: NotRequired[float | None]
-    zero_point: NotRequired[int | None]
-    shape: NotRequired[list[int]]
+    name: str | None = None
+    dtype: str | None = None
+    scale: float | None = None
+    zero_point: int | None = None
+    shape: list[int] | None = None
 
 
-class Proof(TypedDict):
+class Proof(_Part):
     """Evidence that the shipped file computes in integers only."""
 
     fully_integer: bool
-    operators: NotRequired[list[Operator]]
-    tensor_dtypes: NotRequired[dict[str, int]]
-    input: NotRequired[Interface]
-    output: NotRequired[Interface]
-    invoked_with: NotRequired[str]
-    float_tensors: NotRequired[int]
+    operators: list[Operator] | None = None
+    tensor_dtypes: dict[str, int] = {}
+    input: Interface | None = None
+    output: Interface | None = None
+    invoked_with: str | None = None
+    float_tensors: int | None = None
+    bytes: int | None = None
 
 
-QuantizedLayer = TypedDict(
-    "QuantizedLayer",
-    {"layer": str, "class": str, "how": str, "why": NotRequired[str]},
-)
-"""How a layer came to its ranges: "trained", "calibrated" or "folded", and why if it matters."""
+class QuantizedLayer(_Part):
+    """How a layer becomes integer: trained, folded, calibrated or (not at all) float, and why."""
+
+    layer: str
+    kind: str | None = Field(None, alias="class")
+    how: str
+    why: str | None = None
 
 
-class Parity(TypedDict):
-    """Keras model against file; differences are counted in steps of the output's scale."""
+class Parity(_Part):
+    """The Keras model against the file; steps are those of the output's scale."""
 
     samples: int
-    argmax_agreement: NotRequired[float | None]
-    largest_difference_steps: NotRequired[float | None]
-    mean_difference_steps: NotRequired[float | None]
-    kernels: NotRequired[str]
+    argmax_agreement: float | None = None
+    argmax_equal: float | None = None
+    largest_difference: float | None = None
+    mean_difference: float | None = None
+    step: float | None = None
+    largest_difference_steps: float | None = None
+    mean_difference_steps: float | None = None
+    histogram: dict[str, int] | None = None
+    kernels: str | None = None
 
 
-class Artefact(TypedDict):
+class Artifact(_Part):
     """A file of the run folder."""
 
     file: str
-    sha256: NotRequired[str]
-    bytes: NotRequired[int | None]
+    sha256: str | None = None
+    bytes: int | None = None
 
 
-class Reproduce(TypedDict):
+class Reproduce(_Part):
     """How to get the same files again."""
 
-    command: NotRequired[str]
-    artefacts: NotRequired[list[Artefact]]
+    command: str | None = None
+    artifacts: list[Artifact] = []
 
 
-class Report(TypedDict):
-    """Everything that a run found out."""
+class Report(_Part):
+    """All results of a run."""
 
     version: int
-    name: str
-    models: NotRequired[list[ModelEntry]]
-    created: NotRequired[str]
-    seed: NotRequired[int]
-    recipe: NotRequired[dict[str, Any]]
-    versions: NotRequired[dict[str, str]]
-    machine: NotRequired[Machine]
-    seconds: NotRequired[dict[str, float]]
-    dataset: NotRequired[Dataset]
-    training: NotRequired[dict[str, TrainingStage]]
-    choice: NotRequired[Choice]
-    confusion: NotRequired[dict[str, list[list[int]]]]
-    per_class: NotRequired[dict[str, PerClass]]
-    samples: NotRequired[list[Sample]]
-    proof: NotRequired[Proof]
-    quantization: NotRequired[list[QuantizedLayer]]
-    parity: NotRequired[Parity]
-    reproduce: NotRequired[Reproduce]
+    name: str = Field(min_length=1)
+    created: str | None = None
+    seed: int | None = None
+    recipe: dict[str, Any] | None = None
+    versions: dict[str, str] | None = None
+    machine: Machine | None = None
+    seconds: dict[str, float] | None = None
+    dataset: Dataset | None = None
+    models: list[ModelEntry] | None = None
+    training: dict[str, TrainingStage] | None = None
+    choice: Choice | None = None
+    selection: Selection | None = None
+    comparisons: list[PairedComparison] | None = None
+    confusion: dict[str, list[list[int]]] | None = None
+    per_class: dict[str, PerClass] | None = None
+    samples: list[Sample] | None = None
+    proof: Proof | None = None
+    quantization: list[QuantizedLayer] | None = None
+    parity: Parity | None = None
+    reproduce: Reproduce | None = None
+
+    @property
+    def test_samples(self) -> int:
+        """The number of test samples; 0 if the report does not say."""
+        split = None if self.dataset is None else self.dataset.splits.get("test")
+        return 0 if split is None else split.samples
 
 
-def check(report: Mapping[str, Any]) -> None:
-    """Raises unless `report` is a report of a version that this kdtflite can show.
+def read_report(report: Mapping[str, Any] | Report) -> Report:
+    """Returns a report with every key checked.
+
+    Args:
+        report: The content of `report.json`, or what this function returned.
 
     Raises:
-        DataError: It is no mapping, lacks a name or has another version.
+        DataError: It is not a report of a version that this kdtflite can show, or a key is
+            unknown, missing or holds something else.
     """
+    if isinstance(report, Report):
+        return report
     if not isinstance(report, Mapping):
         raise DataError(
             "A report is a dict, as json.load() reads it from report.json. "
@@ -268,5 +373,25 @@ def check(report: Mapping[str, Any]) -> None:
             f"This kdtflite shows reports of version {REPORT_VERSION}. "
             f"Received: version={version!r}. Use the kdtflite that wrote the report."
         )
-    if not report.get("name"):
-        raise DataError("A report needs the key 'name' (the recipe's name). Received: none.")
+    try:
+        return Report.model_validate(report)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise DataError(
+            f"The report has a fault at {where!r}: {str(fault['msg']).lower()}. Expected a report "
+            f"as kdtflite's version {REPORT_VERSION} writes it. Received also: "
+            f"{error.error_count() - 1} other faults."
+        ) from error
+
+
+def write_report(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of `report.json`: `values`, every key checked.
+
+    Raises:
+        DataError: As for `read_report`.
+    """
+    written: dict[str, Any] = read_report(values).model_dump(
+        mode="json", by_alias=True, exclude_unset=True
+    )
+    return written

@@ -9,8 +9,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from kdtflite.reporting.comparison import Cell, compare
-from kdtflite.reporting.schema import check
+from kdtflite.reporting.comparison import Cell, compare_models
+from kdtflite.reporting.schema import Report, read_report
+from kdtflite.reporting.variants import shorten_label
+from kdtflite.reporting.verdict import judge
+from kdtflite.text import escape_line
 
 __all__ = ["render_table"]
 
@@ -18,29 +21,33 @@ __all__ = ["render_table"]
 _COLUMNS = ("accuracy", "parameters", "bytes", "p50")
 
 
-def render_table(report: Mapping[str, Any]) -> Table:
+def render_table(report: Mapping[str, Any] | Report) -> Table:
     """Returns the comparison of the report's models as a table for `rich.print`.
 
     The file to ship is marked with a star and the best value of each column with a tick, bold
-    and green where there is colour.
+    and green where there is color.
 
     Args:
         report: As `schema.Report` describes it.
 
     Raises:
-        DataError: It is no report of a version that this kdtflite can show.
+        DataError: It is not a report that this kdtflite can show.
 
     Example:
-        >>> rich.print(render_table(json.loads(Path("runs/digits/report.json").read_text())))
+        >>> from kdtflite.reporting import REPORT_VERSION, render_table
+        >>> student = {"key": "distilled_int8", "label": "Student", "accuracy": 0.98}
+        >>> report = {"version": REPORT_VERSION, "name": "digits", "models": [student]}
+        >>> render_table(report).row_count
+        1
     """
-    check(report)
-    comparison = compare(report)
-    # Text, because a name such as "[red]" in a str would be taken for markup.
+    report = read_report(report)
+    comparison = compare_models(report)
+    # Text, because a name such as "[red]" in a str would be read as markup.
     table = Table(
-        title=Text(str(report["name"])),
+        title=Text(escape_line(report.name)),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        show_edge=False,  # its two blanks are what a name needs
+        show_edge=False,  # names need its two columns
         title_justify="left",
     )
     table.add_column("Model", overflow="fold")
@@ -53,25 +60,24 @@ def render_table(report: Mapping[str, Any]) -> Table:
         table.add_column(column.title, justify="right", no_wrap=True)
     for row in comparison.rows:
         name = Text("★ " if row.shipped else "  ", style="bold" if row.shipped else "")
-        name.append(_short(row.label))
-        table.add_row(name, *(_cell(row.cells[place]) for place, _ in shown))
+        name.append(escape_line(shorten_label(row.label)))
+        table.add_row(name, *(_format_cell(row.cells[place]) for place, _ in shown))
     if any(row.shipped for row in comparison.rows):
-        table.caption = Text("★ the file to ship; ✓ the best of its column")
-        if choice := report.get("choice"):
-            tried = len(choice.get("trials") or ())
+        verdict = judge(report)
+        ready = verdict is not None and verdict.ready
+        star = "the file to ship" if ready else "the file chosen, not recommended"
+        table.caption = Text(f"★ {star}; ✓ the best of its column")
+        if report.selection is not None and report.selection.why:
+            table.caption.append(f"\n{escape_line(report.selection.why)}")
+        if choice := report.choice:
+            tried = len(choice.trials)
             how = f"chosen by {tried} trials on the validation split" if tried else "without trials"
-            table.caption.append(f"\nLosses: {choice['chosen']}, {how}")
+            table.caption.append(f"\nLosses: {escape_line(choice.chosen)}, {how}")
         table.caption_justify = "left"
     return table
 
 
-def _short(label: str) -> str:
-    """Returns a model's label without what all students share, to stay on one line."""
-    short = label.removeprefix("Student, ")
-    return short[:1].upper() + short[1:]
-
-
-def _cell(cell: Cell) -> Text:
+def _format_cell(cell: Cell) -> Text:
     text = Text(
         f"✓ {cell.text}" if cell.best else cell.text, style="bold green" if cell.best else ""
     )

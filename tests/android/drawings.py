@@ -1,11 +1,11 @@
-"""Drawings and the images that Python makes of them, for the app's own code to repeat.
+"""Writes drawings with the images that Python makes of them, for the app's code to repeat.
 
     python tests/android/drawings.py drawings.json
 
 writes a JSON list of {"width", "height", "gray", "size", "box", "image"}: the canvas (height ×
 width bytes, row by row) and the size × size bytes made of it, both in base64. The first few are
-extreme; the others are random strokes. Most are laid as MNIST's digits, every fourth without a
-margin, as scikit-learn's. The same call writes the same file.
+extreme; the others are random strokes. Most images look like MNIST's digits; every fourth has no
+margin, like scikit-learn's. The same call writes the same file.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy as np
 from kdtflite.data.drawing import to_image
 from kdtflite.files import write_text
 
-__all__ = ["drawings", "extremes", "strokes", "write"]
+__all__ = ["draw_extremes", "draw_strokes", "make_drawings", "write"]
 
 
 def write(path: Path, count: int = 200) -> None:
     """Writes the extreme drawings and `count` sets of random strokes."""
     entries = []
-    for number, gray in enumerate(drawings(count)):
+    for number, gray in enumerate(make_drawings(count)):
         size, box = (8, 8) if number % 4 == 3 else (28, 20)
         image = to_image(gray, size, box)
         entries.append(
@@ -42,21 +42,21 @@ def write(path: Path, count: int = 200) -> None:
     write_text(path, json.dumps(entries, indent=0) + "\n", overwrite=True)
 
 
-def drawings(count: int = 200) -> list[np.ndarray]:
-    """Returns canvases, shape (height, width), uint8: the extreme ones, and random strokes."""
+def make_drawings(count: int = 200) -> list[np.ndarray]:
+    """Returns canvases, shape (height, width), uint8: extreme ones, then random strokes."""
     rng = np.random.default_rng(2026)
-    return [*extremes(), *(strokes(rng) for _ in range(count))]
+    return [*draw_extremes(), *(draw_strokes(rng) for _ in range(count))]
 
 
-def extremes() -> list[np.ndarray]:
-    """Returns drawings at the ends of what there can be."""
+def draw_extremes() -> list[np.ndarray]:
+    """Returns the most extreme drawings that are possible."""
     single = np.zeros((5, 7), np.uint8)
     single[4, 0] = 1
     thin = np.zeros((3, 100), np.uint8)
     thin[1] = 255
-    faint = np.zeros((90, 90), np.uint8)  # nothing is left of it once it is scaled down
+    faint = np.zeros((90, 90), np.uint8)  # nothing of it is left after scaling
     faint[0, 0] = faint[-1, -1] = 1
-    corner = np.zeros((64, 48), np.uint8)  # its centre of mass would push it over the edge
+    corner = np.zeros((64, 48), np.uint8)  # its center of mass would push it over the edge
     corner[:, 0] = 1
     corner[-2:, -2:] = 255
     return [
@@ -74,8 +74,8 @@ def extremes() -> list[np.ndarray]:
     ]
 
 
-def strokes(rng: np.random.Generator) -> np.ndarray:
-    """Returns a canvas with one to four strokes of a round pen with soft edges."""
+def draw_strokes(rng: np.random.Generator) -> np.ndarray:
+    """Returns a canvas with one to four strokes of a round, soft-edged pen."""
     height, width = rng.integers(24, 140, 2)
     y, x = np.indices((height, width)) + 0.5
     radius = rng.uniform(0.4, max(height, width) / 12)

@@ -1,12 +1,13 @@
-"""Files for the app's own code to run, with what Python says of them.
+"""Writes files for the app's code to run, with Python's answers.
 
     python tests/android/models.py CASES [REFERENCE_MODELS]
 
 fills the folder CASES:
 
-- NAME.tflite with NAME.json (golden vectors) and NAME.metadata.json: what `kdtflite.convert` makes
-  for each target, the models that come with the app, and the files of REFERENCE_MODELS;
-- REASON.refused.tflite: files that the app must refuse, named after the reason it must give.
+- NAME.tflite with NAME.json (golden vectors) and NAME.metadata.json: one file of
+  `kdtflite.convert` per target, the models that come with the app, and the files of
+  REFERENCE_MODELS;
+- REASON.refused.tflite: files that the app must refuse, named after the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tensorflow as tf
 import tf_keras
 
 import kdtflite
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 
 __all__ = ["write"]
 
@@ -31,33 +32,33 @@ BUNDLED = Path(__file__).resolve().parents[2] / "android_demo" / "models"
 
 
 def write(folder: Path, references: Path | None = None, *, samples: int = 128) -> None:
-    """Writes all cases into a folder, which is made, with so many golden samples of each file."""
+    """Writes all cases into a new folder, with `samples` golden samples per file."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, lite in converted().items():
+    for name, lite in convert_targets().items():
         lite.save(folder / f"{name}.tflite", overwrite=True)
     for source in [*BUNDLED.glob("*.tflite"), *(references.glob("*.tflite") if references else ())]:
         shutil.copyfile(source, folder / source.name)
     for path in sorted(folder.glob("*.tflite")):
         describe(path, samples)
-    for reason, content in refused().items():
+    for reason, content in make_refused().items():
         (folder / f"{reason}.refused.tflite").write_bytes(content)
 
 
 def describe(path: Path, samples: int) -> None:
-    """Writes golden vectors and what the metadata say beside a file."""
+    """Writes a file's golden vectors and its metadata next to it."""
     lite = LiteModel.load(path)
     golden = kdtflite.golden_vectors(lite, samples=samples, name=path.name)
     golden.save(path.with_suffix(".json"), overwrite=True)
-    said = lite.metadata
-    first = said.inputs[0] if said and said.inputs else None
-    labels = said.outputs[0].labels if said and said.outputs else ()
+    metadata = lite.metadata
+    first = metadata.inputs[0] if metadata and metadata.inputs else None
+    labels = metadata.outputs[0].labels if metadata and metadata.outputs else ()
     text = json.dumps(
         {
-            "present": said is not None,
-            "name": said.name if said else "",
-            "description": said.description if said else "",
-            "author": said.author if said else "",
-            "license": said.license if said else "",
+            "present": metadata is not None,
+            "name": metadata.name if metadata else "",
+            "description": metadata.description if metadata else "",
+            "author": metadata.author if metadata else "",
+            "license": metadata.license if metadata else "",
             "mean": first.mean if first else (),
             "std": first.std if first else (),
             "labels": labels,
@@ -66,8 +67,8 @@ def describe(path: Path, samples: int) -> None:
     path.with_suffix(".metadata.json").write_text(text, encoding="utf-8")
 
 
-def converted() -> dict[str, LiteModel]:
-    """Converts one small model for each target."""
+def convert_targets() -> dict[str, LiteModel]:
+    """Converts a small model once per target."""
     tf_keras.utils.set_random_seed(7)
     layers = tf_keras.layers
     model = tf_keras.Sequential(
@@ -85,10 +86,11 @@ def converted() -> dict[str, LiteModel]:
     rng = np.random.default_rng(7)
     model.layers[1].set_weights([rng.uniform(0.5, 1.5, 8) for _ in range(4)])
     data = rng.uniform(0, 1, (64, 12, 12, 3)).astype(np.float32)
-    about = {"labels": LABELS, "normalisation": (0, 255), "description": "Tells four animals."}
+    about = {"labels": LABELS, "normalization": (0, 255), "description": "Recognizes four animals."}
     targets: dict[str, dict] = {
         "int8": {**about, "author": "kdtflite", "license": "Apache-2.0"},
         "uint8": {"target": "int8", "io_dtype": "uint8", **about},
+        "int8x4": {"target": "int8x4"},
         "int16x8": {"target": "int16x8"},
         "float16": {"target": "float16", **about},
         "dynamic": {"target": "dynamic"},
@@ -100,26 +102,26 @@ def converted() -> dict[str, LiteModel]:
     }
 
 
-def refused() -> dict[str, bytes]:
-    """Makes a file for each reason that the app gives."""
+def make_refused() -> dict[str, bytes]:
+    """Makes one file per reason for which the app refuses files."""
     image = tf.TensorSpec((1, 4, 4, 1), tf.float32, name="image")
 
     def mean(x: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(x, axis=(1, 2))
 
     return {
-        # No runtime has this operation; a custom one is missing as an unknown one would be.
-        "not_runnable": plain(lambda x: tf.math.igamma(mean(x) + 1.0, mean(x)), image),
-        "dtype": plain(
+        # No runtime has this operation: it becomes a custom operator, which is missing.
+        "not_runnable": convert_function(lambda x: tf.math.igamma(mean(x) + 1.0, mean(x)), image),
+        "dtype": convert_function(
             lambda x: mean(tf.cast(x, tf.float32)), tf.TensorSpec((1, 4, 4, 1), tf.int64, "image")
         ),
-        "inputs": plain(lambda x, y: mean(x + y), image, image),
-        "shape": plain(lambda x: x * 2.0, tf.TensorSpec((1, 16), tf.float32, name="image")),
-        "output": plain(lambda x: x * 2.0, image),
+        "inputs": convert_function(lambda x, y: mean(x + y), image, image),
+        "shape": convert_function(lambda x: x * 2.0, tf.TensorSpec((1, 16), tf.float32, "image")),
+        "output": convert_function(lambda x: x * 2.0, image),
     }
 
 
-def plain(function: Callable[..., tf.Tensor], *specs: tf.TensorSpec) -> bytes:
+def convert_function(function: Callable[..., tf.Tensor], *specs: tf.TensorSpec) -> bytes:
     """Converts a function without quantization."""
     traced = tf.function(function).get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])

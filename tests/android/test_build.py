@@ -1,7 +1,7 @@
 """The APK as `make android` builds it, and the app's tests on the JVM.
 
-Everything here needs a JDK and Debian's Android tools. In CI (CI=true) they are installed, or the
-run fails; elsewhere these tests are skipped with the line that installs them.
+All tests here need a JDK and Debian's Android tools. In CI (CI=true) the tools are installed, or
+the run fails. Elsewhere the tests are skipped, with the command that installs the tools.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import drawings
+import models
 import pytest
-
-from tests.android import drawings, models
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "android_demo"
 ABIS = {"arm64-v8a", "armeabi-v7a", "x86", "x86_64"}
-TARGETS = ("int8", "uint8", "int16x8", "float16", "dynamic", "float32")
+TARGETS = ("int8", "uint8", "int8x4", "int16x8", "float16", "dynamic", "float32")
 REFUSALS = ("not_runnable", "dtype", "inputs", "shape", "output")
 PAGE = 16384
 
 
 @dataclass(frozen=True)
 class Built:
-    """A build: its folder, the APK, what was printed and the tests that ran."""
+    """A build: its folder, the APK, its output and the tests that ran."""
 
     folder: Path
     apk: Path
@@ -62,7 +62,7 @@ def tools():
 def built(tools, tmp_path_factory) -> Built:
     folder = tmp_path_factory.mktemp("android")
     cases = folder / "cases"
-    references = data_folder() / "reference_models"
+    references = find_data() / "reference_models"
     models.write(cases, references if references.is_dir() else None, samples=32)
     drawings.write(folder / "drawings.json")
     shutil.rmtree(DEMO / "build" / "maven", ignore_errors=True)
@@ -73,17 +73,17 @@ def built(tools, tmp_path_factory) -> Built:
         "--screens",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    tests = {module: ran(module) for module in ("core", "app", "screens")}
+    tests = {module: list_tests(module) for module in ("core", "app", "screens")}
     return Built(DEMO / "build", folder / "demo.apk", done.stdout, tests, cases)
 
 
-def data_folder() -> Path:
+def find_data() -> Path:
     given = os.environ.get("KDTFLITE_DATA")
     return Path(given) if given else ROOT.parent / "shared" / "data"
 
 
-def ran(module: str) -> list[str]:
-    """Names of the module's tests, all of which passed."""
+def list_tests(module: str) -> list[str]:
+    """Returns the names of the module's tests, all of which passed."""
     names = []
     for report in sorted((DEMO / "build" / "maven" / module).glob("surefire-reports/*.xml")):
         for case in ElementTree.parse(report).getroot().iter("testcase"):
@@ -118,7 +118,7 @@ def test_the_screens_ran_and_were_drawn(built):
 def test_integer_answers_are_within_three_steps_of_the_same_kernels_in_python(built):
     students = [path.stem for path in models.BUNDLED.glob("*.tflite")]
     assert students
-    for name in ("int8", "uint8", "int16x8", *students):
+    for name in ("int8", "uint8", "int8x4", "int16x8", *students):
         rows = (built.cases / f"{name}.row.txt").read_text().splitlines()
         assert [row.split("\t")[0] for row in rows] == ["XNNPACK", "BUILT_IN"]
         for row in rows:
@@ -145,8 +145,8 @@ def test_one_dex_holds_the_classes(built):
         assert f"Lorg/kdtflite/{name};".encode() in dex
 
 
-def test_libraries_are_stored_at_the_start_of_pages_of_16_kb(built):
-    libraries = places(built.apk, ".so")
+def test_libraries_are_stored_at_multiples_of_16_kb(built):
+    libraries = find_contents(built.apk, ".so")
     assert {name.split("/")[1] for name in libraries} == ABIS
     for name, (offset, stored) in libraries.items():
         assert stored, name
@@ -154,7 +154,7 @@ def test_libraries_are_stored_at_the_start_of_pages_of_16_kb(built):
 
 
 def test_the_model_is_stored_with_its_golden_vectors(built):
-    ((name, (offset, stored)),) = places(built.apk, ".tflite").items()
+    ((name, (offset, stored)),) = find_contents(built.apk, ".tflite").items()
     assert (name, stored, offset % 4) == ("assets/model.tflite", True, 0)
     with zipfile.ZipFile(built.apk) as apk:
         assert apk.read(name) == (built.cases / "int8.tflite").read_bytes()
@@ -162,8 +162,8 @@ def test_the_model_is_stored_with_its_golden_vectors(built):
         assert apk.read("assets/model.txt") == b"int8.tflite\n"
 
 
-def places(apk: Path, end: str) -> dict[str, tuple[int, bool]]:
-    """Where the content of entries begins, and whether it is stored."""
+def find_contents(apk: Path, end: str) -> dict[str, tuple[int, bool]]:
+    """Returns where the content of each entry begins, and whether it is uncompressed."""
     with zipfile.ZipFile(apk) as archive:
         infos = [info for info in archive.infolist() if info.filename.endswith(end)]
     content = apk.read_bytes()
@@ -175,7 +175,7 @@ def places(apk: Path, end: str) -> dict[str, tuple[int, bool]]:
     return found
 
 
-def test_the_manifest_asks_no_permission(built):
+def test_the_manifest_asks_for_no_permission(built):
     printed = subprocess.run(
         ["aapt2", "dump", "badging", built.apk], capture_output=True, text=True, check=True
     ).stdout
@@ -191,7 +191,7 @@ def test_a_build_of_another_folder_gives_the_same_bytes_and_arm64_alone_is_small
     demo = tmp_path / "android_demo"
     shutil.copytree(DEMO, demo, ignore=shutil.ignore_patterns("build", "__pycache__"))
     (demo / "build").mkdir()
-    for cached in ("artefacts", "java.jar"):
+    for cached in ("artifacts", "java.jar"):
         (demo / "build" / cached).symlink_to(DEMO / "build" / cached)
     options = ("--model", built.cases / "int8.tflite", "--golden", built.cases / "int8.json")
     done = build(*options, "--skip-tests", "--output", tmp_path / "second.apk", demo=demo)
@@ -200,7 +200,7 @@ def test_a_build_of_another_folder_gives_the_same_bytes_and_arm64_alone_is_small
     assert (
         hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(second.read_bytes()).digest()
     )
-    # What the other processors' libraries take stands in the archive uncompressed.
+    # The other processors' libraries are uncompressed in the archive.
     with zipfile.ZipFile(second) as apk:
         others = sum(
             info.file_size
@@ -210,7 +210,7 @@ def test_a_build_of_another_folder_gives_the_same_bytes_and_arm64_alone_is_small
     assert (tmp_path / "second.apk").stat().st_size - others < 6e6
 
 
-def test_bad_input_is_refused_with_one_sentence_and_the_former_apk_stays(built, tmp_path):
+def test_bad_input_is_refused_with_one_sentence_and_the_previous_apk_stays(built, tmp_path):
     before = built.apk.read_bytes()
     text = tmp_path / "text.tflite"
     text.write_text("no model")
@@ -219,7 +219,7 @@ def test_bad_input_is_refused_with_one_sentence_and_the_former_apk_stays(built, 
         (("--abis", "mips"), "Expected --abis of arm64-v8a"),
         (("--model", tmp_path / "none.tflite"), "where there is no file"),
         (("--model", text), "cannot come with the app"),
-        (("--model", model, "--golden", built.cases / "uint8.json"), "a file with other bytes"),
+        (("--model", model, "--golden", built.cases / "uint8.json"), "file with other bytes"),
         (("--model", model, "--golden", text), "cannot be read as such"),
     ):
         done = build(*options, "--output", built.apk)
@@ -229,19 +229,19 @@ def test_bad_input_is_refused_with_one_sentence_and_the_former_apk_stays(built, 
     assert built.apk.read_bytes() == before
 
 
-def test_an_artefact_with_other_bytes_is_named(built, tmp_path, monkeypatch):
+def test_an_artifact_with_other_bytes_is_named(built, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(DEMO)
-    from tooling import artefacts
+    from tooling import artifacts
 
-    monkeypatch.setattr(artefacts, "run", lambda *_, **__: "")
-    folder = tmp_path / "artefacts"
+    monkeypatch.setattr(artifacts, "run", lambda *_, **__: "")
+    folder = tmp_path / "artifacts"
     folder.mkdir()
-    for source in (built.folder / "artefacts").iterdir():
+    for source in (built.folder / "artifacts").iterdir():
         (folder / source.name).symlink_to(source)
-    artefacts.fetch(folder)
+    artifacts.fetch(folder)
     changed = folder / "flatbuffers-java-1.12.0.jar"
     changed.unlink()
     changed.write_bytes(b"other bytes")
-    assert artefacts.wrong(folder, DEMO / "toolchain" / "artefacts.sha256") == [
+    assert artifacts.find_differences(folder, DEMO / "toolchain" / "artifacts.sha256") == [
         f"{changed.name} has sha256 {hashlib.sha256(b'other bytes').hexdigest()}"
     ]

@@ -19,7 +19,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tf_keras as keras
 
     folder = tmp_path_factory.mktemp("workshop")
-    # The class is where the light is: one weight a class and pixel, so that every answer is known.
+    # The class is where the light is: one weight per class and pixel, so that answers are known.
     model = keras.Sequential(
         [
             keras.Input((2, 2, 1), name="image"),

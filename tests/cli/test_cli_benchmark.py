@@ -10,13 +10,13 @@ def test_benchmark_times_every_number_of_threads(invoke, workshop):
         "benchmark", workshop / "model.tflite", "--threads", 1, "--threads", 2, "--json"
     )
     assert result.exit_code == 0, result.stderr
-    said = json.loads(result.stdout)
-    assert [latency["threads"] for latency in said["latencies"]] == [1, 2]
-    for latency in said["latencies"]:
+    printed = json.loads(result.stdout)
+    assert [latency["threads"] for latency in printed["latencies"]] == [1, 2]
+    for latency in printed["latencies"]:
         assert latency["invokes"] == 200
         assert latency["min_ms"] <= latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"]
         assert latency["delegate"] == "XNNPACK"
-    assert said["file_bytes"] == (workshop / "model.tflite").stat().st_size
+    assert printed["file_bytes"] == (workshop / "model.tflite").stat().st_size
 
 
 def test_benchmark_without_the_delegate_says_so(invoke, workshop):

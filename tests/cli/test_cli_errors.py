@@ -1,10 +1,13 @@
-"""What a user sees when something goes wrong: one line, and an exit code that says whose fault."""
+"""Every error is one line on stderr, and an exit code that tells its kind."""
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 
 import kdtflite
+from kdtflite.cli.commands import Terminated
 from kdtflite.errors import DataError
 
 
@@ -26,7 +29,12 @@ def _raising(error):
         (
             KeyboardInterrupt(),
             130,
-            "Interrupted. The same command goes on from the last finished stage and epoch.",
+            "Interrupted. The same command resumes after the last finished stage and epoch.",
+        ),
+        (
+            Terminated(signal.SIGTERM),
+            143,
+            "Terminated. The same command resumes after the last finished stage and epoch.",
         ),
         (
             ZeroDivisionError("by zero"),

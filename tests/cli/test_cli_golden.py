@@ -49,7 +49,7 @@ def test_a_file_in_the_way_is_refused_before_the_work(invoke, tmp_path):
     assert output.read_text() == "mine"
 
 
-def test_a_file_in_the_way_is_replaced_when_told(invoke, workshop, tmp_path):
+def test_a_file_in_the_way_is_replaced_with_force(invoke, workshop, tmp_path):
     output = tmp_path / "golden.json"
     output.write_text("mine")
     result = invoke("golden", workshop / "model.tflite", "-n", 1, "-o", output, "--force")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 
 import pytest
 
-COMMANDS = ("run", "convert", "evaluate", "benchmark", "inspect", "layers", "golden", "recipes")
+COMMANDS = (
+    *("run", "convert", "pack", "evaluate", "benchmark", "inspect", "layers", "golden", "recipes"),
+)
 # Not pydantic: typer imports it for itself.
 HEAVY = ("tensorflow", "tf_keras", "keras", "sklearn", "matplotlib", "numpy", "PIL", "yaml")
 SCRIPT = f"""
@@ -56,3 +59,12 @@ def test_version_is_the_packages(answered):
     from importlib.metadata import version
 
     assert answered["pages"]["--version"].strip() == f"kdtflite {version('kdtflite')}"
+
+
+def test_the_module_runs_the_command_line_only_as_a_program():
+    importlib.import_module("kdtflite.__main__")  # which would exit
+    done = subprocess.run(
+        [sys.executable, "-m", "kdtflite", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("kdtflite ")

@@ -58,12 +58,12 @@ def test_inspect_reads_files_that_others_made(invoke, shared_data, name, integer
 
 
 def test_inspect_shows_the_metadata(invoke, workshop, tmp_path):
-    from kdtflite.conversion import add_metadata
-    from kdtflite.litemodel import LiteModel
+    from kdtflite.lite import add_metadata
+    from kdtflite.lite.model import LiteModel
 
     plain = LiteModel.load(workshop / "model.tflite")
-    path = tmp_path / "labelled.tflite"
-    add_metadata(plain, labels=["n", "s", "e", "w"], normalisation=(0, 255)).save(path)
+    path = tmp_path / "labeled.tflite"
+    add_metadata(plain, labels=["n", "s", "e", "w"], normalization=(0, 255)).save(path)
     result = invoke("inspect", path)
     assert result.exit_code == 0, result.stderr
     assert "metadata:\n  input image: (value - 0) / 255\n" in result.stdout
@@ -77,8 +77,8 @@ def test_inspect_shows_the_metadata(invoke, workshop, tmp_path):
 
 
 def test_inspect_says_that_metadata_are_damaged_and_shows_the_rest(invoke, workshop, tmp_path):
-    from kdtflite.conversion import add_metadata
-    from kdtflite.litemodel import LiteModel
+    from kdtflite.lite import add_metadata
+    from kdtflite.lite.model import LiteModel
 
     lite = add_metadata(LiteModel.load(workshop / "model.tflite"), labels=["n", "s", "e", "w"])
     path = tmp_path / "cut.tflite"
@@ -87,4 +87,4 @@ def test_inspect_says_that_metadata_are_damaged_and_shows_the_rest(invoke, works
     assert result.exit_code == 0
     assert "Fully integer: 2 operators" in result.stdout
     assert "metadata:" not in result.stdout
-    assert "The metadata of the file are damaged and are left out" in result.stderr
+    assert "The metadata of the file is damaged and is ignored" in result.stderr

@@ -17,9 +17,9 @@ def test_each_layer_has_its_error_and_the_picture_is_drawn(invoke, workshop, tmp
     picture = tmp_path / "layers.png"
     result = invoke(*arguments(workshop, "--plot", picture, "--json"))
     assert result.exit_code == 0, result.stderr
-    said = json.loads(result.stdout)
-    assert said["samples"] == 64
-    by_name = {layer["layer"]: layer for layer in said["layers"]}
+    printed = json.loads(result.stdout)
+    assert printed["samples"] == 64
+    by_name = {layer["layer"]: layer for layer in printed["layers"]}
     assert by_name["scores"]["operator"] == "FULLY_CONNECTED"
     # Values evenly spread over a step of their grid are off by a step over sqrt(12).
     image = by_name["image"]
@@ -51,9 +51,9 @@ def test_code_by_code_a_student_and_its_file_agree(invoke, workshop, tmp_path):
         *("--data", workshop / "data.npz", "--steps", 1, "--json"),
     )
     assert result.exit_code == 0, result.stderr
-    said = json.loads(result.stdout)
-    assert said["first"] is None
-    assert [tensor["layer"] for tensor in said["tensors"]][-1] == "scores"
+    printed = json.loads(result.stdout)
+    assert printed["first"] is None
+    assert [tensor["layer"] for tensor in printed["tensors"]][-1] == "scores"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def test_run_prints_the_table_and_goes_on_where_it_stopped(invoke, tmp_path):
     again = invoke("run", RECIPE, "--output", folder, "--seed", 3)
     assert again.exit_code == 0, again.stderr
     assert again.stdout == first.stdout
-    assert "is finished already" in again.stderr
+    assert "is already finished" in again.stderr
     assert (folder / "student.tflite").stat().st_mtime_ns == written
     as_json = invoke("run", RECIPE, "--output", folder, "--seed", 3, "--json")
     assert json.loads(as_json.stdout) == json.loads((folder / "report.json").read_text())

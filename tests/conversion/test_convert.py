@@ -1,5 +1,6 @@
-"""convert hands out a file that is what the target promises, or says why there is none."""
+"""convert returns a file that is what the target promises, or says why it cannot be."""
 
+import json
 import re
 import signal
 import stat
@@ -11,7 +12,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.conversion import worker
-from kdtflite.conversion.convert import _identifiers, convert
+from kdtflite.conversion.convert import _to_identifiers, convert
+from kdtflite.conversion.converter_process import server
 from kdtflite.conversion.integer_proof import prove_fully_integer
 from kdtflite.distillation import Distiller
 from kdtflite.errors import (
@@ -70,12 +72,14 @@ def test_the_proof_lists_every_operator_with_its_layer(int8_file):
     assert sum(proof.tensor_dtypes.values()) == len(int8_file.tensors)
     assert proof.invoked_with == "XNNPACK"
     assert proof.to_dict()["float_tensors"] == 0
+    assert proof.to_table().row_count == 4
+    assert str(proof).endswith("int8 in, int8 out; ran once with XNNPACK.")
+    heights = [bar.get_height() for bar in proof.plot().patches]
+    assert heights == list(proof.tensor_dtypes.values())
     assert proof.to_dict()["bytes"] == len(int8_file.content)
 
 
-def test_the_same_model_gives_the_same_bytes_whatever_form_the_data_have(
-    student, int8_file, images
-):
+def test_the_form_of_the_data_does_not_change_the_bytes(student, int8_file, images):
     def batches():
         for start in range(0, 300, 7):
             yield [images[start : start + 7]]
@@ -95,7 +99,7 @@ def test_uint8_inputs_and_outputs(student, int8_file, images):
     )
 
 
-def test_of_a_distiller_the_student_is_converted(student, int8_file, images):
+def test_a_distillers_student_is_converted(student, int8_file, images):
     distiller = Distiller(student, None, losses=[])
     assert convert(distiller, images, progress=False).content == int8_file.content
 
@@ -129,7 +133,7 @@ def test_an_operator_without_integer_kernel_is_named(layers, shape, operator, la
     assert set(re.findall("from layer '(.+?)'", message)) == {layer}
 
 
-def test_inputs_in_another_order_than_the_files_are_told_by_name():
+def test_inputs_are_matched_by_name_not_by_order():
     first, second = keras.Input((3,), name="z_first"), keras.Input((3,), name="a_second")
     keras.utils.set_random_seed(0)
     model = keras.Model([first, second], L.Subtract(name="difference")([first, second]))
@@ -150,7 +154,7 @@ def test_inputs_in_another_order_than_the_files_are_told_by_name():
         convert(model, data["z_first"], progress=False)
 
 
-def test_a_keras3_model_with_a_name_that_is_no_identifier():
+def test_a_keras3_model_whose_names_are_not_identifiers():
     k = keras3.layers
     keras3.utils.set_random_seed(0)
     inputs = k.Input((6,), name="class")
@@ -163,7 +167,7 @@ def test_a_keras3_model_with_a_name_that_is_no_identifier():
 
 
 def test_names_become_distinct_identifiers():
-    assert _identifiers(["a-b", "a b", "1st", "def", "fine"]) == [
+    assert _to_identifiers(["a-b", "a b", "1st", "def", "fine"]) == [
         "a_b",
         "a_b_",
         "x_1st",
@@ -180,44 +184,60 @@ def test_a_saved_model_folder(images, tmp_path):
     np.testing.assert_allclose(lite.predict(images), model(images), atol=2 * step)
 
 
-def test_what_is_no_saved_model_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "missing", str(tmp_path / "model.keras")):
-        with pytest.raises(ModelFileError, match="Expected a SavedModel folder"):
+def test_anything_but_a_saved_model_is_refused(tmp_path):
+    with pytest.raises(ModelFileError, match="Expected a SavedModel folder"):
+        convert(tmp_path)
+    for path in (tmp_path / "missing", str(tmp_path / "model.keras")):
+        with pytest.raises(ModelFileError, match=r"There is no file .* or a SavedModel folder"):
             convert(path)
     (tmp_path / "saved_model.pb").write_bytes(b"no protocol buffer at all")
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match=r"saved_model\.pb is damaged"):
         convert(tmp_path)
     tf.saved_model.save(tf.Module(), str(tmp_path / "bare"))
     with pytest.raises(ModelFileError, match="no signature 'serving_default'"):
         convert(tmp_path / "bare")
 
 
+def _answer(kind, value=None):
+    return f"echo '{json.dumps([kind, value])}'"
+
+
+def _end(code):
+    return _answer("ended", {"code": code}) + "; read -r another"
+
+
 @pytest.fixture
 def converter(monkeypatch, tmp_path):
-    """Puts a shell script in the place of the converter's process."""
+    """Replaces the converter's process by a shell script that takes a job."""
+    start = r"""read -r job; folder=$(echo "$job" | sed 's/.*"folder": "\([^"]*\)".*/\1/')"""
 
     def put(script):
+        server.stop()
         path = tmp_path / "python"
-        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.write_text(f"#!/bin/sh\n{start}\n{_answer('started')}\n{script}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr("sys.executable", str(path))
 
-    return put
+    yield put
+    server.stop()
 
 
 @pytest.fixture
 def folders(monkeypatch, tmp_path):
-    """Lists what conversions leave in the folder for temporary files."""
+    """Lists what conversions leave behind in the folder for temporary files."""
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return lambda: sorted(path.name for path in tmp_path.glob("kdtflite-*"))
 
 
-@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL"])
-def test_a_converter_that_crashes_is_an_error_that_says_so(converter, folders, images, name):
+@pytest.mark.parametrize("alone", [True, False], ids=["the process", "its job"])
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT"])
+def test_a_crash_of_the_converter_is_reported_as_one(converter, folders, images, name, alone):
     number = int(getattr(signal, name))
-    converter(f"echo sample; echo 'loc: error: dying' >&2; kill -{number} $$")
+    ends = f"kill -{number} $$" if alone else _end(-number)
+    log = "/dev/stderr" if alone else '"$folder/log.txt"'
+    converter(f"{_answer('sent', 'sample')}; echo 'loc: error: dying' > {log}; {ends}")
     model = network(L.Flatten(), L.Dense(2))
     with pytest.raises(ConversionError, match=rf"crashed \({name}\).*dying") as error:
         convert(model, images)
@@ -225,12 +245,53 @@ def test_a_converter_that_crashes_is_an_error_that_says_so(converter, folders, i
     assert folders() == []
 
 
-def test_a_converter_that_fails_is_quoted(converter, folders, images):
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("kill -KILL $$", "was killed by the system, most likely because the memory was not"),
+        ('echo "what():  std::bad_alloc" >&2; kill -ABRT $$', "the memory was not enough"),
+        (
+            'echo "LLVM ERROR: out of memory" > "$folder/log.txt"; ' + _end(-6),
+            "the memory was not enough",
+        ),
+        (
+            'echo "MemoryError: " > "$folder/error.txt"; ' + _end(1),
+            "The memory was not enough for",
+        ),
+        ('echo "x.so: failed to map segment from shared object" >&2; exit 1', "The memory was"),
+        ("kill -TERM $$", r"was stopped from outside \(SIGTERM\). Nothing is wrong with the model"),
+    ],
+)
+def test_a_converter_that_had_too_little_memory_or_was_stopped_does_not_blame_the_model(
+    converter, folders, images, script, message
+):
+    converter(script)
+    with pytest.raises(ConversionError, match=message) as error:
+        convert(network(L.Flatten(), L.Dense(2)), images)
+    assert "Leave out layers" not in str(error.value)
+    assert folders() == []
+
+
+def test_a_crash_under_a_limit_of_memory_names_the_limit(converter, folders, images):
+    import resource
+
+    converter("kill -SEGV $$")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**46, hard))
+    try:
+        with pytest.raises(ConversionError, match=r"limited \(ulimit -v\), which is the likely"):
+            convert(network(L.Flatten(), L.Dense(2)), images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert folders() == []
+
+
+def test_a_failure_of_the_converter_is_quoted(converter, folders, images):
     model = network(L.Flatten(), L.Dense(2, name="head"))
-    converter('echo "ConverterError: no such thing" > "$3/error.txt"; exit 1')
+    converter('echo "ConverterError: no such thing" > "$folder/error.txt"; exit 1')
     with pytest.raises(ConversionError, match="converter failed: ConverterError: no such thing"):
         convert(model, images)
-    converter("""echo "'tf.Foo' op is neither a custom op (head)" > "$3/error.txt"; exit 1""")
+    converter("""echo "'tf.Foo' op is neither a custom op (head)" > "$folder/error.txt"; exit 1""")
     with pytest.raises(NotFullyIntegerError, match="no int8 kernel for: Foo, from layer 'head'"):
         convert(model, images)
     with pytest.raises(ConversionError, match=r"converter failed: 'tf\.Foo' op") as error:
@@ -246,7 +307,7 @@ def test_the_worker_leaves_its_error_for_the_parent(tmp_path):
     (tmp_path / "job.json").write_text(
         '{"model": "nowhere", "target": "float32", "io_dtype": "float32", "inputs": []}'
     )
-    assert worker.main(tmp_path) == 1
+    assert worker.convert_folder(tmp_path) == 1
     assert "nowhere" in (tmp_path / "error.txt").read_text()
     assert not (tmp_path / "model.tflite").exists()
 
@@ -271,7 +332,7 @@ def test_representative_data_are_checked_before_the_converter_runs(
     assert folders() == []
 
 
-def test_data_of_another_scaling_than_in_training_are_refused(student, images):
+def test_data_scaled_differently_than_in_training_are_refused(student, images):
     with pytest.raises(DataError, match=r"as in training, from 0 to 0\.99.* to 254\.8"):
         convert(student, 255 * images)
     model = network(L.Flatten(), L.Dense(2))

@@ -1,4 +1,4 @@
-"""Mixed precision: which activation is kept wide, what it brings, and what the file is then."""
+"""Mixed precision: which activations are widened, what that gains, and what the file becomes."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ from kdtflite.data.representative import RepresentativeData
 from kdtflite.errors import (
     ConfigurationError,
     DataError,
+    ModelFileError,
     NotFullyIntegerError,
     UnsupportedModelError,
 )
@@ -52,18 +53,27 @@ def float_file(model):
     return kdtflite.convert(model, target="float32")
 
 
+def test_a_file_without_names_of_its_own_is_refused(float_file, x):
+    packed = kdtflite.pack(float_file, "none")
+    with pytest.raises(ModelFileError, match="tensors have names of their own"):
+        kdtflite.mixed_precision(packed, x, keep=1)
+
+
 def error(model, file, x):
     wanted = model(x).numpy().astype(np.float64)
     return np.mean((file.predict(x) - wanted) ** 2) / np.mean(wanted**2)
 
 
-def test_the_activation_that_int8_serves_worst_is_kept_in_int16(model, float_file, x):
+def test_the_activation_that_suffers_most_from_int8_becomes_int16(model, float_file, x):
     mixed = kdtflite.mixed_precision(float_file, x, keep=1)
     assert next(iter(mixed.ranking)) == "uneven"
     assert set(mixed.ranking) == {"first", "uneven", "evened", "last", "mean"}
     base, step = mixed.steps
     assert (base.layer, base.operators) == ("", 0)
-    assert (step.layer, step.operators) == ("uneven", 2)  # what gives it and what takes it
+    assert (step.layer, step.operators) == (
+        "uneven",
+        2,
+    )  # its writer and its reader
     assert step.error == step.alone == mixed.ranking["uneven"]
     assert step.error == pytest.approx(error(model, mixed.file, x), rel=1e-3)
     assert step.error < base.error / 10
@@ -84,7 +94,7 @@ def test_the_activation_that_int8_serves_worst_is_kept_in_int16(model, float_fil
     assert mixed.reached is None
 
 
-def test_it_stops_within_the_tolerance_and_says_where_it_cannot_be_reached(float_file, x, capsys):
+def test_it_stops_at_the_tolerance_and_says_when_it_cannot_be_reached(float_file, x, capsys):
     mixed = kdtflite.mixed_precision(float_file, x, tolerance=1e-3)
     errors = [step.error for step in mixed.steps]
     assert mixed.reached
@@ -110,7 +120,7 @@ def test_the_file_stays_within_its_budget(float_file, x):
         kdtflite.mixed_precision(float_file, x, budget_bytes=sizes[0] - 1)
 
 
-def test_operators_in_float_leave_integer_ends(float_file, x):
+def test_operators_in_float_keep_integer_inputs_and_outputs(float_file, x):
     mixed = kdtflite.mixed_precision(float_file, x, keep=1, wide="float32")
     assert mixed.steps[-1].layer == "uneven"
     assert mixed.steps[-1].error < mixed.steps[0].error / 10
@@ -125,7 +135,7 @@ def test_inputs_and_outputs_of_16_bits(model, float_file, x):
     assert mixed.steps[-1].error == pytest.approx(error(model, mixed.file, x), rel=1e-3)
 
 
-def test_with_labels_the_tolerance_is_of_accuracy(model, float_file, x):
+def test_with_labels_the_tolerance_concerns_accuracy(model, float_file, x):
     y = model(x).numpy().argmax(axis=1)
     mixed = kdtflite.mixed_precision(float_file, x, validation=(x, y), tolerance=0.02, measure="kl")
     assert mixed.accuracy_in_float == 1
@@ -142,11 +152,13 @@ def test_a_post_training_student_and_plain_values(model, x):
     plain = json.loads(json.dumps(mixed.to_dict()))
     assert [step["layer"] for step in plain["steps"]] == ["", "uneven"]
     assert plain["bytes"] == len(mixed.file.content)
-    assert "(all in int8)" in mixed.summary()
-    assert "uneven" in mixed.summary()
+    assert "(all in int8)" in str(mixed)
+    assert "uneven" in str(mixed)
+    (line,) = mixed.plot().lines
+    assert list(line.get_xdata()) == [step.bytes for step in mixed.steps]
 
 
-def test_a_layers_values_are_followed_through_what_only_moves_them(x):
+def test_values_are_followed_through_operators_that_only_move_them(x):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6, 6, 2), name="image")
     h = L.Conv2D(4, 3, activation="relu", name="conv")(inputs)
@@ -161,18 +173,19 @@ def test_a_layers_values_are_followed_through_what_only_moves_them(x):
 
 def test_ranges_are_the_least_and_the_greatest_over_all_batches(float_file, x):
     data = np.concatenate([x, x / 100])  # an average over batches would be narrower
-    made = EdgeQuantizer(float_file, RepresentativeData({"image": data})).quantized()
-    assert made.inputs[0].scale == pytest.approx((x.max() - x.min()) / 255, rel=1e-5)
+    lite = EdgeQuantizer(float_file, RepresentativeData({"image": data})).quantize()
+    assert lite.inputs[0].scale == pytest.approx((x.max() - x.min()) / 255, rel=1e-5)
 
 
-def test_what_cannot_be_made_is_told(float_file, x, monkeypatch):
+def test_errors_say_what_is_wrong(float_file, x, monkeypatch):
     for arguments, message in (
         ({}, "keep=, budget_bytes= or tolerance="),
         ({"keep": -1}, "keep from 0 up"),
         ({"tolerance": float("nan")}, "tolerance from 0 up"),
         ({"budget_bytes": 0}, "budget_bytes from 1 up"),
         ({"keep": 1, "samples": 0}, "samples from 1 up"),
-        ({"keep": 1, "wide": "int4"}, "float32, int16"),
+        ({"keep": 1, "wide": "int4"}, "float32, int16, int8"),
+        ({"keep": 1, "wide": "int8", "io_dtype": "int16"}, "one of: int8"),
         ({"keep": 1, "io_dtype": "uint8"}, "int16, int8"),
         ({"keep": 1, "measure": "mae"}, "kl, mse"),
     ):
@@ -184,8 +197,8 @@ def test_what_cannot_be_made_is_told(float_file, x, monkeypatch):
     no_kernel = keras.Model(inputs, L.Dense(2, name="out")(keras.activations.elu(inputs)))
     with pytest.raises(NotFullyIntegerError, match="ELU"):
         kdtflite.mixed_precision(no_kernel, x.reshape(-1, 4), keep=1)
-    integer = EdgeQuantizer(float_file, RepresentativeData({"image": x})).quantized()
-    with pytest.raises(UnsupportedModelError, match="quantized already"):
+    integer = EdgeQuantizer(float_file, RepresentativeData({"image": x})).quantize()
+    with pytest.raises(UnsupportedModelError, match="already quantized"):
         kdtflite.mixed_precision(integer, x, keep=1)
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
     with pytest.raises(ConfigurationError, match=r"kdtflite\[edge\]"):

@@ -1,4 +1,4 @@
-"""Every target gives the file that it promises, or an error that names what breaks the promise."""
+"""Every target makes the file that it promises, or an error names what breaks the promise."""
 
 import importlib.util
 
@@ -8,10 +8,11 @@ import tf_keras as keras
 
 import kdtflite
 from kdtflite.conversion import TARGETS, convert, prove_target
-from kdtflite.conversion.four_bits import with_int4_weights
+from kdtflite.conversion.four_bits import quantize_to_int4
 from kdtflite.errors import ConfigurationError, ConversionError, NotFullyIntegerError
 from kdtflite.evaluation.footprint import macs, parameters
-from kdtflite.litemodel import LiteModel, TensorSpec
+from kdtflite.lite.model import LiteModel
+from kdtflite.lite.tensors import TensorSpec
 from kdtflite.quantization import quantize_aware, strip
 
 L = keras.layers
@@ -60,6 +61,7 @@ def dense(*units, inputs=64, activation=None):
     ("target", "weights", "bias", "activation"),
     [
         ("int8", "int8 int8 int8 int8 int8", "int32", "int8"),
+        ("int8x4", "int4 int8 int4 int4 int4", "int32", "int8"),
         ("int16x8", "int8 int8 int8 int8 int8", "int64", "int16"),
         ("float16", "float16 float16 float16 float16 float16", "float16", "float32"),
         ("dynamic", "float32 float32 int8 int8 float32", "float32", "float32"),
@@ -88,8 +90,12 @@ def test_the_file_has_the_dtypes_that_its_target_promises(files, target, weights
     kept = {row["layer"]: row["dtype"] for row in proof.to_dict()["kept"]}
     promised = TARGETS[target].weights
     assert kept == {name: dtype for name, dtype in found.items() if dtype != promised}
-    assert proof.to_dict()["fully_integer"] is (target in ("int8", "int16x8"))
+    assert proof.to_dict()["fully_integer"] is (target in ("int8", "int8x4", "int16x8"))
     assert proof.to_dict()["bytes"] == len(lite.content)
+    assert sum(bar.get_height() for bar in proof.plot().patches) == sum(
+        sum(count.values()) for count in (proof.weights, proof.biases, proof.activations)
+    )
+    assert f"Target {target}: weights " in str(proof)
     # XNNPACK has no int16 kernels: the built-in ones run those files.
     assert proof.invoked_with == ("built-in kernels" if target == "int16x8" else "XNNPACK")
 
@@ -101,6 +107,7 @@ DISTANCE = {
     "int16x8": 0.03,
     "dynamic": 0.03,
     "int8": 0.05,
+    "int8x4": 0.4,
     "int4": 0.4,
     "int4_blockwise": 0.4,
 }
@@ -115,18 +122,19 @@ def test_the_file_computes_what_the_float_model_does(files, net, pictures, targe
     assert np.abs(given - wanted).max() <= DISTANCE[target] * np.abs(wanted).max()
 
 
-def test_the_fewer_bits_the_smaller_the_file(files):
+def test_fewer_bits_make_smaller_files(files):
     size = {target: len(lite.content) for target, lite in files.items()}
+    assert size["int8x4"] < size["int8"]
     assert size["int4"] < size["int8"] < size["int16x8"] < size["float16"] < size["float32"]
     assert size["int4"] < size["int4_blockwise"] < size["int8"]
     assert size["int4"] < size["dynamic"] < size["float16"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_file_is_measured_by_the_real_interpreter(files, net, pictures, target):
+def test_the_real_interpreter_measures_every_file(files, net, pictures, target):
     lite = files[target]
     labels = net.predict(pictures, verbose=0).argmax(axis=1)
-    least = 0.7 if target.startswith("int4") else 0.95
+    least = 0.7 if TARGETS[target].weights == "int4" else 0.95
     assert kdtflite.evaluate(lite, (pictures, labels)).accuracy >= least
     assert len(kdtflite.benchmark(lite, invokes=200).latencies[0].milliseconds) == 200
     assert macs(lite) == macs(net)
@@ -135,7 +143,7 @@ def test_every_file_is_measured_by_the_real_interpreter(files, net, pictures, ta
     assert 864 + 288 + 2048 + 16384 + 320 <= parameters(lite) <= parameters(net)
 
 
-def test_blocks_have_a_scale_for_32_weights_where_every_kernel_is_right(files):
+def test_blocks_of_32_weights_have_a_scale_if_every_kernel_is_right(files):
     blocks = {t.shape: t.block_size for t in files["int4_blockwise"].tensors if t.dtype == "int4"}
     # hidden has a ReLU fused into it, which LiteRT's built-in kernel for blocks leaves out.
     assert blocks == {(5, 64): 32, (64, 256): 0, (64, 1, 1, 32): 0, (32, 3, 3, 3): 0}
@@ -144,9 +152,9 @@ def test_blocks_have_a_scale_for_32_weights_where_every_kernel_is_right(files):
 
 
 @pytest.mark.parametrize(("units", "inputs", "blocks"), [(3, 64, 0), (4, 64, 32), (8, 48, 0)])
-def test_dense_layers_of_few_units_or_odd_inputs_keep_a_scale_a_channel(units, inputs, blocks):
+def test_dense_layers_of_few_units_or_odd_inputs_keep_one_scale_per_channel(units, inputs, blocks):
     model = dense(units, inputs=inputs)
-    content = with_int4_weights(
+    content = quantize_to_int4(
         convert(model, target="float32", progress=False).content, block_size=32
     )
     lite = LiteModel(content)
@@ -158,7 +166,7 @@ def test_dense_layers_of_few_units_or_odd_inputs_keep_a_scale_a_channel(units, i
         assert difference < 0.25 * np.abs(model(x)).max()
 
 
-def test_of_a_quantization_aware_model_only_int8_takes_the_fake_quantization(
+def test_only_int8_uses_the_fake_quantization_of_a_quantization_aware_model(
     aware, net, files, pictures
 ):
     # The weights are the net's own: without the fake quantization the files are the net's.
@@ -193,20 +201,18 @@ def test_int16_values_are_coded_by_hand():
         ("float32", "float16", ConversionError, r"CONV_2D reads the float32 weights 'net/conv/"),
         ("float32", "dynamic", ConversionError, r"float32 weights .*layer 'pointwise' \(expected"),
         ("dynamic", "int4", ConversionError, r"CONV_2D reads the int8 weights .*\(expected int4\)"),
-        ("int4", "int4_blockwise", ConversionError, r"'logits' with a scale a channel"),
+        ("int4", "int4_blockwise", ConversionError, r"'logits' with one scale per channel"),
         ("float16", "float32", ConversionError, r"reads the float16 weights .*'conv'"),
         ("int8", "float32", ConversionError, r"the input 'image' is int8 \(expected float32\)"),
     ],
 )
-def test_a_file_that_breaks_its_promise_is_told_by_operator_tensor_and_layer(
-    files, given, target, error, message
-):
+def test_a_broken_promise_names_operator_tensor_and_layer(files, given, target, error, message):
     with pytest.raises(error, match=message) as raised:
         prove_target(files[given], target, layers=LAYERS)
     assert type(raised.value) is error
 
 
-def test_a_target_that_changes_no_weight_is_no_file():
+def test_a_target_that_changes_no_weight_is_refused():
     small = dense(8, 4)  # 512 and 32 weights: the converter leaves both as they are
     with pytest.raises(ConversionError, match=r"No weight .* int8.*fewer than 1,024 elements"):
         convert(small, target="dynamic", progress=False)
@@ -215,7 +221,7 @@ def test_a_target_that_changes_no_weight_is_no_file():
     depthwise = keras.Model(inputs, L.DepthwiseConv2D(3, name="depthwise")(inputs))
     with pytest.raises(ConversionError, match=r"No weight .* int4.*from layer 'depthwise'"):
         convert(depthwise, target="int4", progress=False)
-    with pytest.raises(ConversionError, match=r"for every 32 weights.*Convert to 'int4'"):
+    with pytest.raises(ConversionError, match=r"one scale per 32 weights.*Convert to 'int4'"):
         convert(dense(8, activation="relu"), target="int4_blockwise", progress=False)
 
 
@@ -241,7 +247,7 @@ def test_an_operator_without_int16_kernel_is_named():
         convert(model, x, "int16x8", progress=False)
 
 
-def test_an_embedding_keeps_its_integer_input_and_is_told_where_it_stays_float():
+def test_an_embedding_keeps_its_integer_input_and_is_listed_if_it_stays_float():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,), dtype="int32", name="words")
     h = L.GlobalAveragePooling1D()(L.Embedding(50, 32, name="table")(inputs))
@@ -267,7 +273,7 @@ def test_without_its_package_int4_says_how_to_install_it(net, monkeypatch):
 
 
 def test_a_wrong_name_or_dtype_lists_the_valid_ones(net, files):
-    every = "dynamic, float16, float32, int16x8, int4, int4_blockwise, int8"
+    every = "dynamic, float16, float32, int16x8, int4, int4_blockwise, int8, int8x4"
     with pytest.raises(ConfigurationError, match=f"'int4_block'.*'int4_blockwise'.*{every}"):
         convert(net, target="int4_block")
     with pytest.raises(ConfigurationError, match=every):

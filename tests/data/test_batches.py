@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from kdtflite.data.augment import Augmentation
-from kdtflite.data.batches import steps_an_epoch, training_batches
+from kdtflite.data.batches import steps_per_epoch, training_batches
 from kdtflite.data.splits import Split
-from kdtflite.errors import DataError
+from kdtflite.errors import ConfigurationError, DataError
 
 X = np.random.default_rng(0).uniform(0, 1, (22, 6, 6, 2)).astype(np.float32)
 SPLIT = Split(X, np.arange(22))
@@ -40,7 +40,7 @@ def test_a_stream_begun_later_is_the_tail_of_the_whole(augmentation):
 
 
 def test_an_epoch_has_every_image_once_with_its_own_label():
-    assert steps_an_epoch(SPLIT, 4) == 5
+    assert steps_per_epoch(SPLIT, 4) == 5
     for epoch in range(2):
         part = stream(2)[5 * epoch : 5 * epoch + 5]
         labels = np.concatenate([y for _, y in part])
@@ -68,7 +68,7 @@ def test_an_image_is_moved_another_way_each_epoch_and_step():
 
 def test_less_than_a_batch_is_refused():
     with pytest.raises(DataError, match=r"at least batch_size=23 .*Received: 22"):
-        steps_an_epoch(SPLIT, 23)
+        steps_per_epoch(SPLIT, 23)
 
 
 def test_the_same_seed_moves_images_the_same_way():
@@ -120,7 +120,7 @@ def test_a_flip_mirrors_left_and_right(monkeypatch):
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90.0, 1), (180.0, 2)])
-def test_a_rotation_turns_about_the_centre(monkeypatch, degrees, turns):
+def test_a_rotation_turns_about_the_center(monkeypatch, degrees, turns):
     constant_uniform(monkeypatch, [1.0, 0.0, 0.0, 0.0, 1.0])
     turned = Augmentation(rotation=degrees)(X, (0, 0)).numpy()
     either = [np.rot90(X, k, axes=(1, 2)) for k in (turns, -turns)]
@@ -131,7 +131,7 @@ def test_a_zoom_of_two_shows_the_middle_half(monkeypatch):
     constant_uniform(monkeypatch, [0.0, 1.0, 0.0, 0.0, 1.0])
     ramp = np.broadcast_to(np.arange(6, dtype=np.float32)[None, None, :, None], (1, 6, 6, 1))
     zoomed = Augmentation(zoom=1.0)(ramp, (0, 0)).numpy()
-    # About the centre 2.5, at half the slope.
+    # About the center 2.5, at half the slope.
     np.testing.assert_allclose(zoomed[0, 3, :, 0], 2.5 + (np.arange(6) - 2.5) / 2, atol=1e-4)
 
 
@@ -143,3 +143,33 @@ def test_shifts_stay_within_their_limit_and_flips_take_about_half():
     assert moved.max() > 2.5
     mirrored = Augmentation(flip=True)(ramp, (5, 6)).numpy()[:, 4, 0, 0] > 32
     assert 0.4 < mirrored.mean() < 0.6
+
+
+def test_an_epoch_of_several_passes_has_every_sample_as_often_in_one_order():
+    assert steps_per_epoch(SPLIT, 4, passes=2) == 11
+    batches = training_batches(SPLIT, batch_size=4, epochs=1, seed=3, passes=2)
+    labels = np.concatenate([y.numpy() for _, y in batches])
+    assert np.bincount(labels).tolist() == [2] * 22
+    assert len(set(labels[:22])) < 22
+
+
+def test_a_crop_moves_by_whole_pixels_from_end_to_end_and_copies_them():
+    images = np.tile(X[:1], (300, 1, 1, 1))
+    moved = Augmentation(crop=2, flip=True)(images, (4, 5)).numpy()
+    padded = np.pad(X[0], ((2, 2), (2, 2), (0, 0)))
+    parts = {
+        part.tobytes(): (top, left, mirrored)
+        for top in range(5)
+        for left in range(5)
+        for mirrored in (False, True)
+        for part in [padded[top : top + 6, left : left + 6][:, :: -1 if mirrored else 1]]
+    }
+    seen = {parts[image.tobytes()] for image in moved}  # each is one of them, to the bit
+    assert {(top, left) for top, left, _ in seen} == {(t, c) for t in range(5) for c in range(5)}
+    assert {mirrored for _, _, mirrored in seen} == {False, True}
+
+
+@pytest.mark.parametrize("options", [{"crop": 2, "shift": 1.0}, {"crop": 1.5}, {"crop": -1}])
+def test_a_crop_is_of_whole_pixels_and_in_place_of_a_shift(options):
+    with pytest.raises(ConfigurationError, match="crop of whole pixels"):
+        Augmentation(**options)

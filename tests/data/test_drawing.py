@@ -19,7 +19,7 @@ def blank(height=28, width=28):
 def test_a_single_pixel_fills_the_box_in_the_middle():
     canvas, expected = blank(50, 40), blank()
     canvas[49, 3] = 200
-    # One pixel is enlarged to 20 × 20; its centre 10 goes to 14: offset 4.
+    # One pixel is enlarged to 20 × 20; its center 10 goes to 14: offset 4.
     expected[4:24, 4:24] = 200
     np.testing.assert_array_equal(to_image(canvas), expected)
 
@@ -27,7 +27,7 @@ def test_a_single_pixel_fills_the_box_in_the_middle():
 def test_the_aspect_ratio_is_kept():
     canvas, expected = blank(30, 60), blank()
     canvas[5:15, 10:50] = 255  # 10 high, 40 wide: 5 × 20
-    # Centres 2.5 and 10 go to 14: ceil(14 - 2.5) = 12 and 4.
+    # Centers 2.5 and 10 go to 14: ceil(14 - 2.5) = 12 and 4.
     expected[12:17, 4:24] = 255
     np.testing.assert_array_equal(to_image(canvas), expected)
     np.testing.assert_array_equal(to_image(canvas.T), expected.T)
@@ -61,14 +61,14 @@ def test_a_pixel_covered_in_part_counts_in_part():
     assert row.tolist() == [40, 0] * 9 + [40, 20]
 
 
-def test_the_centre_of_mass_is_in_the_middle_and_the_drawing_inside():
+def test_the_center_of_mass_is_in_the_middle_and_the_drawing_inside():
     # Left half heavy: columns 0..9 of 250, 10..19 of 50.
     canvas, expected = blank(20, 20), blank()
     canvas[:, :10], canvas[:, 10:] = 250, 50
     # (250·5 + 50·15) / 300 = 6.67: ceil(14 - 6.67) = 8.
     expected[4:24, 8:18], expected[4:24, 18:28] = 250, 50
     np.testing.assert_array_equal(to_image(canvas), expected)
-    # A column of 255 and nineteen of 1: the centre lies at 1.13, and ceil(12.87) = 13 would push
+    # A column of 255 and nineteen of 1: the center lies at 1.13, and ceil(12.87) = 13 would push
     # the drawing over the edge: 8 is the most.
     canvas[:, 0], canvas[:, 1:] = 255, 1
     columns = np.flatnonzero(to_image(canvas).any(axis=0))
@@ -77,8 +77,8 @@ def test_the_centre_of_mass_is_in_the_middle_and_the_drawing_inside():
     assert (columns[0], columns[-1]) == (0, 19)
 
 
-def test_a_centre_between_two_pixels_goes_to_the_further():
-    # 20 × 5: the centre 2.5 asks for 11.5 and gets 12.
+def test_a_center_between_two_pixels_goes_to_the_further():
+    # 20 × 5: the center 2.5 asks for 11.5 and gets 12.
     columns = np.flatnonzero(to_image(np.full((20, 5), 9, np.uint8)).any(axis=0))
     assert (columns[0], columns[-1]) == (12, 16)
 
@@ -130,8 +130,8 @@ def exact(canvas, size=28):
     offsets = []
     for axis, side in ((1, height), (0, width)):
         mass = small.sum(axis=axis)
-        centre = sum(Fraction(2 * n + 1, 2) * int(m) for n, m in enumerate(mass)) / int(mass.sum())
-        offset = ceil(Fraction(size, 2) - centre)
+        center = sum(Fraction(2 * n + 1, 2) * int(m) for n, m in enumerate(mass)) / int(mass.sum())
+        offset = ceil(Fraction(size, 2) - center)
         offsets.append(min(max(offset, 0), size - side))
     top, left = offsets
     image[top : top + height, left : left + width] = small
@@ -170,7 +170,7 @@ def test_what_is_no_drawing_is_refused():
 def test_a_box_of_the_image_leaves_no_margin():
     image = to_image(np.full((50, 50), 255, np.uint8), 8, 8)
     np.testing.assert_array_equal(image, np.full((8, 8), 255, np.uint8))
-    # 4 × 2 of ink in a box of 6: 6 × 3, its centre in the middle of 8: from row 1, column 3
+    # 4 × 2 of ink in a box of 6: 6 × 3, its center in the middle of 8: from row 1, column 3
     image = to_image(np.full((4, 2), 9, np.uint8), 8, 6)
     expected = np.zeros((8, 8), np.uint8)
     expected[1:7, 3:6] = 9

@@ -11,14 +11,14 @@ from kdtflite.errors import ConfigurationError, DataError
 
 def test_digits_are_embedded_scaled_and_stratified():
     digits = load_dataset("digits")
-    sizes = {part: len(split) for part, split in digits.splits().items()}
+    sizes = {part: len(split) for part, split in digits.splits.items()}
     # 1797 / 4 = 449.25 for test; 15 % of the other 1348 for validation
     assert sizes == {"train": 1146, "validation": 202, "test": 449}
     assert digits.train.x.shape == (1146, 8, 8, 1)
     assert (digits.train.x.min(), digits.train.x.max()) == (0.0, 1.0)
-    # The grey levels are sixteenths.
+    # The gray levels are sixteenths.
     np.testing.assert_array_equal(digits.test.x * 16, np.round(digits.test.x * 16))
-    for split in digits.splits().values():
+    for split in digits.splits.values():
         assert np.ptp(np.bincount(split.y)) <= 5 + len(split) // 100
 
 
@@ -31,7 +31,7 @@ def test_a_seed_moves_the_validation_samples_and_never_the_test_samples():
 
 def test_the_splits_of_digits_share_no_sample_position():
     digits = load_dataset("digits", validation_fraction=0.3)
-    assert sum(len(split) for split in digits.splits().values()) == 1797
+    assert sum(len(split) for split in digits.splits.values()) == 1797
     assert len(digits.validation) == round(0.3 * 1348)
 
 
@@ -49,7 +49,7 @@ def test_a_fraction_outside_0_to_1_is_refused(fraction):
 
 
 def test_digits_take_no_path(tmp_path):
-    with pytest.raises(ConfigurationError, match="embedded"):
+    with pytest.raises(ConfigurationError, match="part of scikit-learn"):
         load_dataset("digits", tmp_path)
 
 
@@ -70,16 +70,16 @@ def test_mnist_is_read_from_a_file_or_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"x_train": np.zeros((40, 32, 32), np.uint8)}, "another data set's file"),
         ({"x_train": np.zeros((40, 28, 28), np.float32)}, "as uint8 for mnist"),
         ({"y_train": np.full(40, 11)}, r"Labels out of range.*Received: 11"),
     ],
 )
-def test_another_files_arrays_are_refused(tmp_path, changes, said):
+def test_another_files_arrays_are_refused(tmp_path, changes, message):
     np.savez(tmp_path / "mnist.npz", **_mnist(**changes))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load_dataset("mnist", tmp_path, validation_fraction=0.25)
 
 
@@ -154,6 +154,6 @@ def test_a_jpeg_that_cannot_be_decoded_is_named():
 
 def test_the_shared_mnist_file_gives_the_official_splits(shared_data):
     data = load("mnist", shared_data, seed=3)
-    assert [len(s) for s in data.splits().values()] == [55_000, 5_000, 10_000]
+    assert [len(s) for s in data.splits.values()] == [55_000, 5_000, 10_000]
     # The first labels of the official test set.
     np.testing.assert_array_equal(data.test.y[:5], [7, 2, 1, 0, 4])

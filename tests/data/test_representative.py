@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kdtflite.data.representative import InputSpec, representative
+from kdtflite.data.representative import InputSpec, take_samples
 from kdtflite.data.splits import Split
 from kdtflite.errors import DataError
 
@@ -33,11 +33,11 @@ FORMS = {
     "split": lambda: Split(X, Y),
     "batched dataset": lambda: tf.data.Dataset.from_tensor_slices(X).batch(7),
     "dataset of samples": lambda: tf.data.Dataset.from_tensor_slices(X),
-    "labelled dataset": lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(7),
-    "dataset of labelled samples": lambda: tf.data.Dataset.from_tensor_slices((X, Y)),
+    "labeled dataset": lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(7),
+    "dataset of labeled samples": lambda: tf.data.Dataset.from_tensor_slices((X, Y)),
     "dataset of dicts": lambda: tf.data.Dataset.from_tensor_slices({"image": X}).batch(7),
     "generator": batches,
-    "labelled generator": lambda: batches(labels=True),
+    "labeled generator": lambda: batches(labels=True),
     "function": lambda: batches,
     "TensorFlow Lite's function": lambda: lambda: batches(wrap=lambda x: [x], size=1),
     "function of dicts": lambda: lambda: batches(wrap=lambda x: {"image": x}),
@@ -46,7 +46,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_the_same_samples(form):
-    data = representative(FORMS[form](), ONE)
+    data = take_samples(FORMS[form](), ONE)
     assert len(data) == 40
     assert list(data.samples) == ["image"]
     assert data.samples["image"].dtype == np.float32
@@ -55,7 +55,7 @@ def test_every_form_is_the_same_samples(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_more_samples_than_the_limit(form):
-    data = representative(FORMS[form](), ONE, limit=10)
+    data = take_samples(FORMS[form](), ONE, limit=10)
     assert len(data) == 10
     iterated = "dataset" in form or "generator" in form or "function" in form
     rows = np.arange(10) if iterated else np.linspace(0, 39, 10).astype(int)
@@ -74,14 +74,14 @@ def test_no_more_samples_than_the_limit(form):
     ],
 )
 def test_several_inputs_are_told_by_name(data):
-    samples = representative(data, TWO).samples
+    samples = take_samples(data, TWO).samples
     assert list(samples) == ["b", "a"]  # the model's order
     np.testing.assert_array_equal(samples["a"], A)
     np.testing.assert_array_equal(samples["b"], B)
 
 
 def test_batches_are_dicts_that_cover_every_sample():
-    parts = list(representative({"a": A, "b": B}, TWO).batches(16))
+    parts = list(take_samples({"a": A, "b": B}, TWO).batches(16))
     assert [len(part["a"]) for part in parts] == [16, 16, 8]
     np.testing.assert_array_equal(np.concatenate([part["b"] for part in parts]), B)
 
@@ -120,12 +120,12 @@ def nan_at(*samples):
 )
 def test_what_does_not_fit_is_said(data, inputs, message):
     with pytest.raises(DataError, match=message):
-        representative(data, inputs)
+        take_samples(data, inputs)
 
 
 def test_whole_floats_are_taken_for_integers():
     tokens = np.arange(120.0).reshape(40, 3)
-    given = representative(tokens, [InputSpec("tokens", (3,), "int32")]).samples["tokens"]
+    given = take_samples(tokens, [InputSpec("tokens", (3,), "int32")]).samples["tokens"]
     assert given.dtype == np.int32
     np.testing.assert_array_equal(given, tokens)
 
@@ -144,22 +144,22 @@ def test_another_scaling_than_in_training_is_refused(trained, scale, fits):
     inputs = [InputSpec("image", (3, 2), "float32", trained)]
     data = np.random.default_rng(0).uniform(0, scale, (40, 3, 2))
     if fits:
-        assert len(representative(data, inputs)) == 40
+        assert len(take_samples(data, inputs)) == 40
         return
     with pytest.raises(DataError, match="scaled as in training"):
-        representative(data, inputs)
+        take_samples(data, inputs)
 
 
 def test_bytes_for_a_float_model_and_few_samples_are_remarked_on(capsys):
-    representative(np.arange(12, dtype=np.uint8).reshape(2, 3, 2), ONE)
-    said = capsys.readouterr().err
-    assert "are uint8 from 0 to 11; the model takes float32" in said
-    assert "Only 2 representative samples" in said
+    take_samples(np.arange(12, dtype=np.uint8).reshape(2, 3, 2), ONE)
+    message = capsys.readouterr().err
+    assert "are uint8 from 0 to 11; the model takes float32" in message
+    assert "Only 2 representative samples" in message
 
 
 def test_open_sizes_take_any():
     inputs = [InputSpec("image", (None, 2))]
-    assert representative(X, inputs).samples["image"].shape == (40, 3, 2)
+    assert take_samples(X, inputs).samples["image"].shape == (40, 3, 2)
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def test_data_beside_the_trained_range_are_refused_though_not_much_wider(low, hi
     inputs = [InputSpec("image", (3, 2), "float32", (0.0, 1.0))]
     data = np.random.default_rng(0).uniform(low, high, (400, 3, 2))
     if fits:
-        assert len(representative(data, inputs)) == 400
+        assert len(take_samples(data, inputs)) == 400
         return
     with pytest.raises(DataError, match=r"from 0 to 1\. Received values from"):
-        representative(data, inputs)
+        take_samples(data, inputs)
 
 
 def test_a_few_outliers_are_no_other_scaling():
     data = np.random.default_rng(0).uniform(0, 1, (400, 3, 2))
     data[:2, 0, 0] = (-1.5, 2.4)  # 2 of 2400 values
-    assert len(representative(data, [InputSpec("image", (3, 2), "float32", (0.0, 1.0))])) == 400
+    assert len(take_samples(data, [InputSpec("image", (3, 2), "float32", (0.0, 1.0))])) == 400

@@ -22,7 +22,7 @@ def test_a_split_holds_float32_samples_and_int64_labels():
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "said"),
+    ("x", "y", "message"),
     [
         (np.ones((3, 2)), np.array([0, 1]), "3 samples and 2 labels"),
         (np.ones((0, 2)), np.array([], int), "at least one sample"),
@@ -37,8 +37,8 @@ def test_a_split_holds_float32_samples_and_int64_labels():
         (np.array([["a"], ["b"]]), np.array([0, 1]), "floating or signed integer"),
     ],
 )
-def test_a_split_refuses_what_cannot_be_trained_on(x, y, said):
-    with pytest.raises(DataError, match=said):
+def test_a_split_refuses_what_cannot_be_trained_on(x, y, message):
+    with pytest.raises(DataError, match=message):
         Split(x, y)
 
 
@@ -49,14 +49,14 @@ def _dataset(**changes):
 
 
 def test_a_dataset_sums_itself_up_for_json():
-    summary = _dataset(licence="CC0").to_dict()
+    summary = _dataset(license="CC0").to_dict()
     assert summary["sample_shape"] == [2, 2, 1]
     assert summary["splits"]["test"] == {"samples": 4, "samples_per_class": [2, 2]}
-    assert (summary["input_range"], summary["licence"]) == ([0.0, 1.0], "CC0")
+    assert (summary["input_range"], summary["license"]) == ([0.0, 1.0], "CC0")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"test": _split(classes=3)}, r"test: expected 0 to 1.*Received: 2 at sample 2"),
         ({"validation": _split(high=1.5)}, r"validation.*values from 0 to 1\.5"),
@@ -64,8 +64,8 @@ def test_a_dataset_sums_itself_up_for_json():
         ({"test": Split(np.ones((1, 3)), np.array([0]))}, r"\(3,\) in test"),
     ],
 )
-def test_a_dataset_refuses_splits_that_do_not_fit_together(changes, said):
-    with pytest.raises(DataError, match=said):
+def test_a_dataset_refuses_splits_that_do_not_fit_together(changes, message):
+    with pytest.raises(DataError, match=message):
         _dataset(**changes)
 
 
@@ -74,13 +74,13 @@ def test_labels_of_every_usual_kind_become_indices(capfd):
         found = as_labels(y)
         assert found.dtype == np.int64
         np.testing.assert_array_equal(found, [2, 0, 1])
-    said = capfd.readouterr().err
-    assert "one-hot rows of 3 classes" in said
-    assert "float64 converted" in said
+    message = capfd.readouterr().err
+    assert "one-hot rows of 3 classes" in message
+    assert "float64 converted" in message
 
 
 @pytest.mark.parametrize(
-    ("y", "said"),
+    ("y", "message"),
     [
         ([0.0, 0.5], r"0\.5 at sample 1"),
         ([np.nan, 1.0], "nan at sample 0"),
@@ -90,8 +90,8 @@ def test_labels_of_every_usual_kind_become_indices(capfd):
         (np.zeros((2, 2, 2)), "whole samples"),
     ],
 )
-def test_labels_that_are_no_classes_are_refused(y, said):
-    with pytest.raises(DataError, match=said):
+def test_labels_that_are_no_classes_are_refused(y, message):
+    with pytest.raises(DataError, match=message):
         as_labels(y)
 
 

@@ -50,7 +50,7 @@ def test_one_hot_labels_are_converted_and_said(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"x": np.zeros((3, 2)), "y": [0, 1]}, "'y' as in 'x'.*2 and 3"),
         ({"x": np.zeros((2, 2)), "y": [0.5, 1]}, r"'y' in .*0\.5 at sample 0"),
@@ -62,8 +62,8 @@ def test_one_hot_labels_are_converted_and_said(tmp_path, capfd):
         ({"x": np.array([[1], [1, 2]], object)}, "Python objects"),
     ],
 )
-def test_files_that_cannot_be_used_say_why(tmp_path, arrays, said):
-    with pytest.raises(DataError, match=said):
+def test_files_that_cannot_be_used_say_why(tmp_path, arrays, message):
+    with pytest.raises(DataError, match=message):
         load_arrays(_save(tmp_path / "a.npz", **arrays))
 
 
@@ -73,14 +73,14 @@ def test_damaged_files_say_how(tmp_path):
     cases = {
         "empty.npz": (b"", "empty"),
         "cut.npz": (bytes(content[: len(content) // 2]), "cut off"),
-        "text.npz": (b"hello, world", "which is none"),
+        "text.npz": (b"hello, world", "which is of another format"),
         "one.npz": (b"\x93NUMPY\x01\x00", "single .npy array"),
     }
     content[300:310] = b"\xff" * 10
     cases["flipped.npz"] = (bytes(content), "'x' cannot be read")
-    for name, (data, said) in cases.items():
+    for name, (data, message) in cases.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             load_arrays(tmp_path / name)
     with pytest.raises(DataError, match="does not exist"):
         load_arrays(tmp_path / "missing.npz")
@@ -92,7 +92,7 @@ def test_a_users_file_is_split_and_bytes_are_scaled(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (100, 6, 5), np.uint8)
     path = _save(tmp_path / "mine.npz", x=x, y=np.arange(100) % 4, class_names=list("abcd"))
     data = load(path, seed=1)
-    assert [len(s) for s in data.splits().values()] == [70, 10, 20]
+    assert [len(s) for s in data.splits.values()] == [70, 10, 20]
     assert data.sample_shape == (6, 5, 1)
     assert (data.name, data.class_names) == ("mine", ("a", "b", "c", "d"))
     assert data.input_range == (0.0, 1.0)
@@ -109,7 +109,7 @@ def test_splits_of_a_users_file_are_kept_and_float_ranges_measured(tmp_path):
     )
     data = load_user_dataset(path, validation_fraction=0.2)
     # 20 % of all 14 samples, rounded: 3
-    assert [len(s) for s in data.splits().values()] == [7, 3, 4]
+    assert [len(s) for s in data.splits.values()] == [7, 3, 4]
     assert data.input_range == (-2.0, 3.0)
 
 
@@ -119,9 +119,9 @@ def test_a_users_file_without_labels_is_for_calibration_only(tmp_path):
         load_user_dataset(path)
 
 
-def _photo(path, colour, size=(10, 6), **options):
+def _photo(path, color, size=(10, 6), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path, **options)
+    Image.new("RGB", size, color).save(path, **options)
 
 
 def test_an_image_folder_gives_a_class_a_sub_folder(tmp_path):
@@ -151,12 +151,12 @@ def test_a_photograph_stored_on_its_side_is_turned(tmp_path):
 
 
 def test_folders_that_cannot_be_used_say_why(tmp_path):
-    with pytest.raises(DataError, match="no sub-folders"):
+    with pytest.raises(DataError, match="no subfolders"):
         load_image_folder(tmp_path, 4)
     with pytest.raises(DataError, match="does not exist"):
         load_image_folder(tmp_path / "missing", 4)
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataError, match="add images of this class"):
+    with pytest.raises(DataError, match="add images to it"):
         load_image_folder(tmp_path, 4)
     (tmp_path / "a" / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.jpg cannot be read"):
@@ -181,20 +181,20 @@ def test_without_a_size_the_images_keep_the_one_they_share(tmp_path):
     _photo(tmp_path / "b" / "phone.jpg", (0, 0, 0), size=(6, 10), exif=lying)
     assert load_user_dataset(tmp_path, quiet=True).sample_shape == (6, 10, 3)
     _photo(tmp_path / "b" / "small.png", (0, 0, 0), size=(5, 6))
-    said = (
+    message = (
         r"a/0\.png is \(6, 10\) .*, b/small\.png is \(6, 5\).*`data\.image_size: \[height, width\]`"
     )
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         load_user_dataset(tmp_path, quiet=True)
 
 
-def test_split_folders_are_honoured(tmp_path):
+def test_split_folders_are_honored(tmp_path):
     for part, count in (("train", 10), ("val", 2), ("test", 3)):
-        for label, colour in (("no", (0, 0, 0)), ("yes", (255, 255, 255))):
+        for label, color in (("no", (0, 0, 0)), ("yes", (255, 255, 255))):
             for number in range(count):
-                _photo(tmp_path / part / label / f"{number}.png", colour)
+                _photo(tmp_path / part / label / f"{number}.png", color)
     data = load(tmp_path, image_size=4, quiet=True)
-    assert [len(s) for s in data.splits().values()] == [20, 4, 6]
+    assert [len(s) for s in data.splits.values()] == [20, 4, 6]
     assert data.class_names == ("no", "yes")
     _photo(tmp_path / "test" / "maybe" / "1.png", (9, 9, 9))
     with pytest.raises(DataError, match="Received also: maybe"):
@@ -206,5 +206,5 @@ def test_an_image_folder_without_splits_is_split(tmp_path):
         for number in range(10):
             _photo(tmp_path / label / f"{number}.png", (number, 0, 0))
     data = load_user_dataset(tmp_path, image_size=4, channels=1, quiet=True)
-    assert [len(s) for s in data.splits().values()] == [14, 2, 4]
+    assert [len(s) for s in data.splits.values()] == [14, 2, 4]
     assert data.class_names == ("other", "test")

@@ -26,11 +26,11 @@ def strategy_of(mode):
 strategy = strategy_of(sys.argv[1])  # before anything else is done with TensorFlow
 
 from kdtflite.distillation import Distiller  # noqa: E402
-from kdtflite.distillation.auto import Auto  # noqa: E402
-from kdtflite.distillation.candidates import CANDIDATES  # noqa: E402
 from kdtflite.distillation.losses import SoftTargets  # noqa: E402
 from kdtflite.distillation.losses.features.hints import Hints  # noqa: E402
-from kdtflite.pipeline.synchronized import synchronized  # noqa: E402
+from kdtflite.distillation.search.auto import Auto  # noqa: E402
+from kdtflite.distillation.search.candidates import CANDIDATES  # noqa: E402
+from kdtflite.pipeline.synchronize import synchronize  # noqa: E402
 from kdtflite.quantization.aware import quantize_aware  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -99,7 +99,7 @@ def adapted():
 
 def chosen():
     """What the trials of losses="auto" score, and by how many samples."""
-    losses = Auto(CANDIDATES[:3], share=1.0, shortest=1)
+    losses = Auto(CANDIDATES[:3], max_fraction=1.0, min_steps=1)
     optimizer = keras.optimizers.SGD(0.05)
     distiller = distiller_of(vectors("student", 5), vectors("teacher", 8), optimizer, losses=losses)
     distiller.fit(batches(X, Y), epochs=4, validation_data=batches(X, Y, size=5), verbose=0)
@@ -112,7 +112,7 @@ def normalized():
     """Batch normalization and fake quantization, on parts of a batch as on the whole."""
     student = quantize_aware(images("student"), IMAGES)
     distiller = distiller_of(student, images("teacher"), keras.optimizers.SGD(0.05))
-    with synchronized(student):
+    with synchronize(student):
         distiller.fit(batches(IMAGES, CLASSES, size=5), epochs=2, verbose=0)
     return student.get_weights()
 

@@ -81,6 +81,11 @@ def test_a_stopped_chain_goes_on_and_ends_as_it_would_have(data, models, tmp_pat
     assert len(trainings) == 3
     assert_same(again.student, result.student)
     assert again.histories == result.histories
+    (tmp_path / "chain" / "02_small.json").write_text('{"about": {}, "history": {"loss": "low"}}')
+    mended = assistant_chain(models.teacher(), chain_of(models), (x, y), fit, **arguments)
+    assert len(trainings) == 4
+    assert_same(mended.student, result.student)
+    assert "are damaged; trained again" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_of_another_job_is_refused(data, models, tmp_path):
@@ -194,7 +199,7 @@ def test_what_cannot_be_a_chain_is_refused(data, models):
     x, y, _ = data
     with pytest.raises(ConfigurationError, match="one model or more"):
         assistant_chain(models.teacher(), [], (x, y))
-    with pytest.raises(ConfigurationError, match="the same one twice"):
+    with pytest.raises(ConfigurationError, match="same model twice"):
         assistant_chain(models.teacher(), [models.student()] * 2, (x, y))
     with pytest.raises(ConfigurationError, match=r"hints keep what they train.*lambda"):
         assistant_chain(models.teacher(), chain_of(models), (x, y), losses=[Hints("a", "b")])

@@ -159,10 +159,10 @@ def test_the_second_output_of_keras_attention_is_what_it_reads():
     observed = [model.observe(x, training=False)[1] for model in (student, teacher)]
     maps_ = [o.features["mha:1"].numpy() for o in observed]
     np.testing.assert_allclose(maps_[0].sum(axis=-1), 1, rtol=1e-5)
-    np.testing.assert_allclose(loss.of_step(Step(*observed)), reference("mse", *maps_), rtol=1e-5)
+    np.testing.assert_allclose(loss.compute(Step(*observed)), reference("mse", *maps_), rtol=1e-5)
 
     masked = Observed(observed[0].logits, observed[0].features, mask=tf.constant(MASK))
-    value = loss.of_step(Step(masked, observed[1]))
+    value = loss.compute(Step(masked, observed[1]))
     np.testing.assert_allclose(value, reference("mse", *maps_, MASK), rtol=1e-5)
 
 

@@ -8,18 +8,23 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-import kdtflite.distillation.auto as choosing
-from kdtflite.distillation.auto import Score
-from kdtflite.distillation.candidates import CANDIDATES, HARD_LABELS, Candidate
+import kdtflite.distillation.search.auto as choosing
 from kdtflite.distillation.distiller import Distiller
 from kdtflite.distillation.losses.logits.soft_targets import SoftTargets
 from kdtflite.distillation.schedules import Linear
-from kdtflite.distillation.trials import Trials, choose_on
+from kdtflite.distillation.search.auto import Score
+from kdtflite.distillation.search.candidates import (
+    CANDIDATES,
+    HARD_LABELS,
+    LABEL_SMOOTHING,
+    Candidate,
+)
+from kdtflite.distillation.search.trials import Trials, choose_losses
 from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.quantization.aware import quantize_aware
 
 CrossEntropy = keras.losses.SparseCategoricalCrossentropy
-Auto = functools.partial(choosing.Auto, shortest=10)  # the trainings here are short
+Auto = functools.partial(choosing.Auto, min_steps=10)  # the trainings here are short
 FEW = Auto(CANDIDATES[:3])
 A, B, C = (Candidate(name, lambda: [SoftTargets(1.0)], 0.5) for name in "abc")
 
@@ -37,7 +42,7 @@ def test_halving_worked_by_hand():
         asked.append((candidate.name, steps))
         return Score(scores[candidate.name], 1.0)
 
-    choice = Auto([A, B, C], share=0.1).choose(run, steps=3600, steps_an_epoch=180)
+    choice = Auto([A, B, C], max_fraction=0.1).choose(run, steps=3600, steps_per_epoch=180)
     assert asked == [
         (HARD_LABELS.name, 30), ("a", 30), ("b", 30), ("c", 30),
         (HARD_LABELS.name, 120), ("b", 120),
@@ -67,7 +72,7 @@ def test_whoever_is_not_better_than_hard_labels_in_the_end_is_not_chosen(first, 
         accuracy, log_loss = first if steps == 20 else last
         return Score(accuracy - 0.1 * (candidate is B), log_loss)
 
-    choice = Auto([A, B]).choose(run, steps=540, steps_an_epoch=10)
+    choice = Auto([A, B]).choose(run, steps=540, steps_per_epoch=10)
     assert names(choice, 2) == [HARD_LABELS.name, "a"]
     assert choice.chosen == chosen
 
@@ -92,14 +97,33 @@ def test_behind_hard_labels_by_less_than_the_standard_error_the_teacher_is_follo
         hard = candidate is HARD_LABELS
         return Score(0.8 if hard else accuracy, 1.0 if hard else log_loss, samples)
 
-    choice = Auto([A]).choose(run, steps=600, steps_an_epoch=10)
+    choice = Auto([A]).choose(run, steps=600, steps_per_epoch=10)
     assert choice.chosen == chosen
     assert ("standard error of" in choice.why) == (chosen == "a")
 
 
+@pytest.mark.parametrize("accuracy", [0.81, 0.795])
+def test_label_smoothing_has_to_be_ahead_as_it_has_no_teacher_to_wait_for(accuracy):
+    def run(candidate, steps):
+        return Score(accuracy if candidate is LABEL_SMOOTHING else 0.8, 1.0, 400)
+
+    choice = Auto([LABEL_SMOOTHING]).choose(run, steps=600, steps_per_epoch=10)
+    assert choice.chosen == (LABEL_SMOOTHING if accuracy > 0.8 else HARD_LABELS).name
+
+
+def test_the_candidate_is_label_smoothing_as_keras_has_it(models):
+    (loss,) = LABEL_SMOOTHING.losses()
+    logits, other = np.array([[2.0, 0.0, -1.0]]), np.array([[0.0, 5.0, 1.0]])
+    log_p = logits[0] - np.log(np.exp(logits).sum())
+    hard = LABEL_SMOOTHING.hard_label_weight
+    total = -hard * log_p[0] + (1 - hard) * float(loss(logits, other)[0])
+    smooth = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    assert total == pytest.approx(float(smooth([[1.0, 0.0, 0.0]], logits)), rel=1e-6)
+
+
 def test_a_trial_counts_the_samples_it_was_judged_by(models):
-    made, validation = distiller(models), blobs(101, 2)
-    trials = Trials(made, lambda steps: iter([blobs(16, 1)] * steps), validation, steps=100)
+    made, validation = distiller(models), draw_blobs(101, 2)
+    trials = Trials(made, lambda steps: iter([draw_blobs(16, 1)] * steps), validation, steps=100)
     with trials:
         assert [trials(HARD_LABELS, 10).samples, trials(HARD_LABELS, 10).samples] == [101, 101]
 
@@ -112,17 +136,17 @@ def test_fewer_candidates_run_where_runs_would_be_shorter_than_thirty_steps():
         asked.append((candidate.name, steps))
         return Score(0.5, 1.0)
 
-    choosing.Auto().choose(run, steps=564, steps_an_epoch=47)
+    choosing.Auto().choose(run, steps=564, steps_per_epoch=47)
     assert asked == [(HARD_LABELS.name, 94), (CANDIDATES[1].name, 94)]
-    with pytest.raises(ConfigurationError, match="shortest=0"):
-        choosing.Auto(shortest=0)
+    with pytest.raises(ConfigurationError, match="min_steps=0"):
+        choosing.Auto(min_steps=0)
 
 
 def test_a_training_too_short_for_trials_has_none():
-    choice = Auto().choose(lambda *_: pytest.fail("a trial"), steps=59, steps_an_epoch=10)
+    choice = Auto().choose(lambda *_: pytest.fail("a trial"), steps=59, steps_per_epoch=10)
     assert (choice.chosen, choice.trials) == (HARD_LABELS.name, ())
     assert "too short" in choice.why
-    one_more = Auto().choose(lambda *_: Score(0.5, 1.0), steps=60, steps_an_epoch=10)
+    one_more = Auto().choose(lambda *_: Score(0.5, 1.0), steps=60, steps_per_epoch=10)
     assert names(one_more, 1) == [HARD_LABELS.name, CANDIDATES[1].name]
 
 
@@ -130,14 +154,14 @@ def test_a_training_too_short_for_trials_has_none():
 @pytest.mark.parametrize("steps", [60, 61, 500, 12345])
 def test_the_budget_is_a_third_whatever_the_number_of_candidates(candidates, steps):
     more = [Candidate(str(n), lambda: [SoftTargets(1.0)]) for n in range(candidates)]
-    choice = Auto(more).choose(lambda *_: Score(0.5, 1.0), steps=steps, steps_an_epoch=7)
+    choice = Auto(more).choose(lambda *_: Score(0.5, 1.0), steps=steps, steps_per_epoch=7)
     assert choice.trial_steps <= steps / 3
     assert choice.trial_steps > 0.7 * steps / 3
     last = [trial for trial in choice.trials if trial.rung == choice.trials[-1].rung]
     assert not choice.trials or len(last) == 2
 
 
-def blobs(samples, seed, noise=0.0):
+def draw_blobs(samples, seed, noise=0.0):
     """Three classes around corners of a cube; some labels drawn at random."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, samples)
@@ -184,13 +208,13 @@ def distiller(models, *, knows=True, losses="auto", student=None, **options):
 
 
 def train(made, *, noise=0.0, samples=192, epochs=60):
-    data = tf.data.Dataset.from_tensor_slices(blobs(samples, 1, noise)).batch(16)
-    made.fit(data, epochs=epochs, validation_data=blobs(400, 2), verbose=0)
+    data = tf.data.Dataset.from_tensor_slices(draw_blobs(samples, 1, noise)).batch(16)
+    made.fit(data, epochs=epochs, validation_data=draw_blobs(400, 2), verbose=0)
     return made.choice
 
 
 def test_a_teacher_that_is_wrong_is_not_followed(models):
-    choice = train(distiller(models, knows=False, losses=Auto()))
+    choice = train(distiller(models, knows=False, losses=Auto()), epochs=70)
     assert choice.chosen == HARD_LABELS.name
     assert names(choice, 1) == [candidate.name for candidate in CANDIDATES]
 
@@ -218,7 +242,7 @@ def test_the_same_trial_again_gives_the_same_score_in_float16(models):
         made = distiller(models, losses=FEW, student=models.student())
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    x, y = blobs(192, 1)
+    x, y = draw_blobs(192, 1)
     # Gradients that overflow at first: the scale of the loss falls in the run.
     data = tf.data.Dataset.from_tensor_slices((1000 * x, y)).batch(16).repeat()
     with Trials(made, data.take, (x, y), steps=80) as trials:
@@ -228,7 +252,7 @@ def test_the_same_trial_again_gives_the_same_score_in_float16(models):
 def test_the_trials_leave_no_trace_in_the_training(models):
     chosen = distiller(models, losses=FEW)
     choice = train(chosen, noise=0.6)
-    candidate = Auto().named(choice.chosen)
+    candidate = Auto().find_candidate(choice.chosen)
     named = distiller(
         models, losses=candidate.losses(), hard_label_weight=candidate.hard_label_weight
     )
@@ -240,12 +264,12 @@ def test_the_trials_leave_no_trace_in_the_training(models):
 
 
 def test_weights_statistics_and_ranges_are_what_they_were(models):
-    student = quantize_aware(models.student(norm=True), blobs(64, 1)[0])
+    student = quantize_aware(models.student(norm=True), draw_blobs(64, 1)[0])
     made = distiller(models, student=student)
     before = [weight.copy() for weight in student.get_weights()]
-    data = blobs(192, 1)
-    options = {"validation_data": blobs(100, 2)}
-    choice = choose_on(made, FEW, *data, 16, 30, options)
+    data = draw_blobs(192, 1)
+    options = {"validation_data": draw_blobs(100, 2)}
+    choice = choose_losses(made, FEW, *data, 16, 30, options)
     assert len(choice.trials) == 3 + 2
     # In 40 steps, of which batch normalization's own momentum would forget but a third.
     assert choice.trials[-2].steps == 40
@@ -258,10 +282,10 @@ def test_weights_statistics_and_ranges_are_what_they_were(models):
 
 
 def test_the_steps_taken_are_within_the_budget(models):
-    counted = Counted(*blobs(192, 1))
+    counted = Counted(*draw_blobs(192, 1))
     made = distiller(models)
-    options = {"validation_data": blobs(100, 2)}
-    choice = choose_on(made, FEW, counted, None, None, 30, options)
+    options = {"validation_data": draw_blobs(100, 2)}
+    choice = choose_losses(made, FEW, counted, None, None, 30, options)
     # Keras looks at a batch more before each of the 5 runs, which trains nothing.
     assert choice.trial_steps <= counted.taken <= choice.trial_steps + 3 * 5
     assert choice.steps == 12 * 30
@@ -287,8 +311,8 @@ def test_every_trial_goes_through_the_whole_schedule(models):
     made = Distiller(models.student(), teacher(), losses=Auto([A]))
     made.compile(keras.optimizers.SGD(Watched()), CrossEntropy(from_logits=True))
     seen.clear()
-    options = {"validation_data": blobs(100, 2)}
-    choice = choose_on(made, Auto([A]), *blobs(192, 1), 16, 20, options)
+    options = {"validation_data": draw_blobs(100, 2)}
+    choice = choose_losses(made, Auto([A]), *draw_blobs(192, 1), 16, 20, options)
     (length,) = {trial.steps for trial in choice.trials}
     stretch = 240 / length
     expected = [place * stretch for place in range(length)]
@@ -304,8 +328,8 @@ def test_scheduled_weights_go_their_whole_way_in_a_trial(models):
             super().begin(epoch, epochs)
 
     falling = Candidate("falling", lambda: [SoftTargets(1.0)], Noted(1.0, 0.0))
-    options = {"validation_data": blobs(100, 2)}
-    choose_on(distiller(models), Auto([falling]), *blobs(192, 1), 16, 20, options)
+    options = {"validation_data": draw_blobs(100, 2)}
+    choose_losses(distiller(models), Auto([falling]), *draw_blobs(192, 1), 16, 20, options)
     assert values[-1] == 0.0
     assert max(values) == 1.0
     assert len(set(values)) == 40
@@ -313,12 +337,12 @@ def test_scheduled_weights_go_their_whole_way_in_a_trial(models):
 
 def test_averaged_weights_and_weight_decay_are_those_of_the_training(models):
     student = models.student()
-    made = Distiller(student, teacher(), losses=Auto([A], share=1.0))
+    made = Distiller(student, teacher(), losses=Auto([A], max_fraction=1.0))
     optimizer = keras.optimizers.Adam(0.01, weight_decay=0.1, use_ema=True, ema_momentum=0.9)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     made.compile(optimizer, CrossEntropy(from_logits=True))
-    data = tf.data.Dataset.from_tensor_slices(blobs(192, 1)).batch(16)
-    made.fit(data, epochs=4, validation_data=blobs(300, 2), verbose=0)
+    data = tf.data.Dataset.from_tensor_slices(draw_blobs(192, 1)).batch(16)
+    made.fit(data, epochs=4, validation_data=draw_blobs(300, 2), verbose=0)
     first = made.choice.trials[0]
     # Hard labels alone for half the steps, by hand.
     alone = models.student()
@@ -327,13 +351,13 @@ def test_averaged_weights_and_weight_decay_are_those_of_the_training(models):
     alone.compile(optimizer, CrossEntropy(from_logits=True), metrics=["accuracy"])
     alone.fit(data.repeat().take(24), verbose=0)
     assert first.steps == 24
-    loss, accuracy = alone.evaluate(*blobs(300, 2), verbose=0)
+    loss, accuracy = alone.evaluate(*draw_blobs(300, 2), verbose=0)
     assert first.accuracy == pytest.approx(accuracy, abs=1e-6)
     assert first.log_loss == pytest.approx(loss, rel=1e-4)
 
 
 def test_yes_or_no_labels_are_scored_label_by_label(models):
-    x, y = blobs(200, 1)
+    x, y = draw_blobs(200, 1)
     labels = np.eye(3)[y].astype(np.float32)
     made = Distiller(models.student(), teacher(), losses=FEW, task="multilabel")
     made.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
@@ -348,14 +372,14 @@ def test_a_student_of_values_has_nothing_to_choose_from(models):
         teacher_outputs="values",
     )  # fmt: skip
     made.compile("adam", "mse")
-    x, y = blobs(64, 1)
+    x, y = draw_blobs(64, 1)
     made.fit(x, np.eye(3)[y], validation_data=(x, np.eye(3)[y]), verbose=0)
     assert made.choice.chosen == HARD_LABELS.name
     assert "no other candidate for a regression student" in made.choice.why
 
 
 def test_evaluation_before_the_choice_leaves_nothing_in_that_after_it(models):
-    made, (x, y) = distiller(models, losses=Auto([A])), blobs(100, 2)
+    made, (x, y) = distiller(models, losses=Auto([A])), draw_blobs(100, 2)
     made.evaluate(x, y, verbose=0)
     train(made)
     loss = CrossEntropy(from_logits=True)(y, made.student.predict(x, verbose=0))
@@ -377,23 +401,23 @@ def test_a_second_fit_does_not_choose_again(models):
 )
 def test_without_validation_data_there_is_nothing_to_choose_by(models, arguments, message):
     with pytest.raises(ConfigurationError, match=message):
-        distiller(models).fit(*blobs(64, 1), **arguments)
+        distiller(models).fit(*draw_blobs(64, 1), **arguments)
 
 
 def test_data_that_can_be_gone_over_only_once_are_refused(models):
-    stream = (batch for batch in [blobs(16, 1)] * 4)
+    stream = (batch for batch in [draw_blobs(16, 1)] * 4)
     with pytest.raises(ConfigurationError, match="several times"):
-        distiller(models).fit(stream, validation_data=blobs(16, 2), steps_per_epoch=2)
-    endless = tf.data.Dataset.from_tensor_slices(blobs(64, 1)).batch(8).repeat()
+        distiller(models).fit(stream, validation_data=draw_blobs(16, 2), steps_per_epoch=2)
+    endless = tf.data.Dataset.from_tensor_slices(draw_blobs(64, 1)).batch(8).repeat()
     with pytest.raises(ConfigurationError, match="steps_per_epoch"):
-        distiller(models).fit(endless, validation_data=blobs(16, 2))
+        distiller(models).fit(endless, validation_data=draw_blobs(16, 2))
 
 
 def test_a_legacy_optimizer_is_refused(models):
     made = Distiller(models.student(), teacher(), losses="auto")
     made.compile(keras.optimizers.legacy.SGD(0.1), CrossEntropy(from_logits=True))
     with pytest.raises(ConfigurationError, match="legacy"):
-        made.fit(*blobs(64, 1), validation_data=blobs(16, 2))
+        made.fit(*draw_blobs(64, 1), validation_data=draw_blobs(16, 2))
 
 
 @pytest.mark.parametrize("options", [{"hard_label_weight": 0.5}, {"loss_weights": [1.0]}])
@@ -412,7 +436,7 @@ def test_other_words_and_no_teacher_are_refused(models):
 def test_candidates_of_one_name_and_shares_out_of_range_are_refused():
     with pytest.raises(ConfigurationError, match="name of its own"):
         Auto([A, A])
-    with pytest.raises(ConfigurationError, match="share=0"):
-        Auto(share=0)
+    with pytest.raises(ConfigurationError, match="max_fraction=0"):
+        Auto(max_fraction=0)
     with pytest.raises(DataError, match="Received: 'z'"):
-        Auto([A]).named("z")
+        Auto([A]).find_candidate("z")

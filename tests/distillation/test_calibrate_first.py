@@ -7,10 +7,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.distillation import Distiller
-from kdtflite.errors import ConfigurationError
 from kdtflite.models import load_model
 from kdtflite.quantization import quantize_aware
-from kdtflite.quantization.ranges import input_ranges
+from kdtflite.quantization.ranges import read_input_ranges
 
 CrossEntropy = keras.losses.SparseCategoricalCrossentropy
 
@@ -21,7 +20,7 @@ def x():
     return np.linspace(-1.0, 3.0, 96 * 4, dtype=np.float32).reshape(96, 4)
 
 
-def distiller_of(student, models):
+def build_distiller(student, models):
     distiller = Distiller(student, models.teacher())
     # Without a learning rate and without an epoch's end, only calibration sets the input range.
     distiller.compile(keras.optimizers.SGD(0.0), CrossEntropy(from_logits=True))
@@ -58,12 +57,12 @@ def test_it_is_calibrated_on_the_first_batches_and_says_so(x, models, capsys, ki
 
     class Look(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            ranges.append(input_ranges(student)["features"])
+            ranges.append(read_input_ranges(student)["features"])
 
         def on_train_batch_end(self, batch, logs=None):
             steps.append(batch)
 
-    distiller = distiller_of(student, models)
+    distiller = build_distiller(student, models)
     distiller.fit(**arguments, callbacks=[Look()], verbose=0)
     assert student.quantization.calibrated
     # Eight batches of eight: the first 64 of 96 samples.
@@ -79,7 +78,7 @@ def test_a_generator_without_end_is_not_exhausted(x, models):
             yield x[:8], np.zeros(8, int)
 
     student = quantize_aware(models.student())
-    distiller = distiller_of(student, models)
+    distiller = build_distiller(student, models)
     distiller.fit(endless(), steps_per_epoch=3, epochs=2, verbose=0)
     assert int(distiller.optimizer.iterations) == 6
     assert student.quantization.calibrated
@@ -88,7 +87,7 @@ def test_a_generator_without_end_is_not_exhausted(x, models):
 def test_ranges_that_were_set_are_left_alone(x, models, capsys):
     student = quantize_aware(models.student(), 2 * x)
     before = [weight.numpy() for weight in student.weights]
-    distiller = distiller_of(student, models)
+    distiller = build_distiller(student, models)
     capsys.readouterr()
     distiller.fit(x[:8], np.zeros(8, int), initial_epoch=1, verbose=0)
     for one, other in zip(student.weights, before, strict=True):
@@ -102,14 +101,14 @@ def test_ranges_that_were_loaded_are_left_alone(x, models, tmp_path, capsys):
     student = quantize_aware(models.student())
     student.load_weights(tmp_path / "trained.h5")
     assert student.quantization.calibrated
-    distiller_of(student, models).fit(x[:8], np.zeros(8, int), initial_epoch=1, verbose=0)
+    build_distiller(student, models).fit(x[:8], np.zeros(8, int), initial_epoch=1, verbose=0)
     assert "calibrating" not in capsys.readouterr().err
     for one, other in zip(student.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_float_student_is_left_alone(x, models, capsys):
-    distiller_of(models.student(), models).fit(x, np.zeros(96, int), verbose=0)
+    build_distiller(models.student(), models).fit(x, np.zeros(96, int), verbose=0)
     assert "calibrating" not in capsys.readouterr().err
 
 
@@ -140,7 +139,7 @@ def test_the_regularization_of_a_quantization_aware_student_is_in_the_loss(x, mo
     student = quantize_aware(models.student(l2=0.05), x)
     weights = student.get_layer("quant_student_hidden").weights
     kernel = next(w for w in weights if w.name.endswith("/kernel:0")).numpy()
-    distiller = distiller_of(student, models)
+    distiller = build_distiller(student, models)
     logs = distiller.train_on_batch(x, np.zeros(96, int), return_dict=True)
     np.testing.assert_allclose(
         logs["regularization_loss"], 0.05 * np.square(kernel).sum(), rtol=1e-5
@@ -149,7 +148,7 @@ def test_the_regularization_of_a_quantization_aware_student_is_in_the_loss(x, mo
 
 def test_evaluation_changes_no_range(x, models):
     student = quantize_aware(models.student(norm=True), x)
-    distiller = distiller_of(student, models)
+    distiller = build_distiller(student, models)
     before = student.get_weights()
     distiller.evaluate(3 * x, np.zeros(96, int), verbose=0)
     distiller.predict(3 * x, verbose=0)
@@ -160,7 +159,7 @@ def test_evaluation_changes_no_range(x, models):
 @pytest.mark.parametrize("ending", [".keras", ".h5", ""])
 def test_a_quantization_aware_student_is_saved_where_it_can_be_loaded(x, models, tmp_path, ending):
     student = quantize_aware(models.student(), x)
-    distiller = distiller_of(student, models)
+    distiller = build_distiller(student, models)
     checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / f"best{ending}"))
     distiller.fit(x, np.zeros(96, int), callbacks=[checkpoint], verbose=0)
     loaded = load_model(tmp_path / f"best{ending}")
@@ -168,7 +167,7 @@ def test_a_quantization_aware_student_is_saved_where_it_can_be_loaded(x, models,
     assert loaded.quantization.calibrated
 
 
-def test_data_of_another_kind_are_refused_by_name(x, models):
+def test_a_dataset_of_keras_3_sets_the_ranges(x, models):
     class Batches(keras3.utils.PyDataset):
         def __len__(self):
             return 12
@@ -176,6 +175,9 @@ def test_data_of_another_kind_are_refused_by_name(x, models):
         def __getitem__(self, i):
             return x[8 * i : 8 * i + 8], np.zeros(8, int)
 
-    student = quantize_aware(models.student())
-    with pytest.raises(ConfigurationError, match=r"of a Batches\. Pass representative_data="):
-        distiller_of(student, models).fit(Batches(), verbose=0)
+    student, other = quantize_aware(models.student()), quantize_aware(models.student())
+    build_distiller(student, models).fit(Batches(), verbose=0, shuffle=False)
+    build_distiller(other, models).fit(x, np.zeros(96, int), batch_size=8, verbose=0, shuffle=False)
+    assert student.quantization.calibrated
+    for given, expected in zip(student.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)

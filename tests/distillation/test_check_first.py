@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.distillation import Distiller
-from kdtflite.distillation.check_first import check_first_batch
+from kdtflite.distillation.checks.first_batch import check_first_batch
 from kdtflite.errors import DataError, ShapeMismatchError
 
 L = keras.layers
@@ -21,7 +21,7 @@ def distiller(models, loss=None):
     return made
 
 
-def given(kind, x, y):
+def as_arguments(kind, x, y):
     """`x` and `y` as arguments of fit, in one of the forms that it takes."""
 
     class Batches(keras.utils.Sequence):
@@ -60,7 +60,7 @@ KINDS = ["arrays", "dataset", "sequence", "generator"]
 )
 def test_what_does_not_fit_is_one_sentence(models, kind, x, y, error, message):
     with pytest.raises(error, match=message):
-        distiller(models).fit(**given(kind, x, y), verbose=0)
+        distiller(models).fit(**as_arguments(kind, x, y), verbose=0)
 
 
 def test_class_indices_for_a_loss_of_rows(models):
@@ -71,7 +71,7 @@ def test_class_indices_for_a_loss_of_rows(models):
 
 
 @pytest.mark.parametrize(("labels", "right"), [((12,), (12, 4)), ((12, 5), (12, 4, 1))])
-def test_sequences_take_a_label_a_position(labels, right):
+def test_sequences_take_one_label_per_position(labels, right):
     tagger = keras.Sequential([keras.Input((4, 2)), keras.layers.Dense(3)])
     trained = Distiller(tagger, keras.models.clone_model(tagger))
     trained.compile("sgd", Sparse(from_logits=True))
@@ -93,7 +93,7 @@ def test_nothing_is_lost(models, kind):
         on_train_batch_end=lambda batch, logs: steps.append(batch)
     )
     size = 4 if kind == "arrays" else None
-    distiller(models).fit(**given(kind, X, Y), batch_size=size, callbacks=[count], verbose=0)
+    distiller(models).fit(**as_arguments(kind, X, Y), batch_size=size, callbacks=[count], verbose=0)
     assert steps == [0, 1, 2]
 
 
@@ -142,7 +142,7 @@ def test_samples_that_are_not_finite_are_refused_and_nothing_is_trained(models, 
     made = distiller(models)
     before = made.student.get_weights()
     with pytest.raises(DataError, match=r"NaN or infinity in 1 of \d+ samples, first in sample 2"):
-        made.fit(**given(kind, x, Y), verbose=0)
+        made.fit(**as_arguments(kind, x, Y), verbose=0)
     for then, now in zip(before, made.student.get_weights(), strict=True):
         np.testing.assert_array_equal(then, now)
 
@@ -151,4 +151,4 @@ def test_masked_positions_may_hold_anything():
     layers = [L.Masking(-1.0, input_shape=(3, 2)), L.Dense(3)]
     student = keras.Sequential(layers, name="student")
     x = np.full((4, 3, 2), np.nan, np.float32)
-    assert check_first_batch(student, None, x) is x
+    assert check_first_batch(student, x) is x

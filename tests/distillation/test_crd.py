@@ -233,7 +233,7 @@ def test_a_step_gives_labels_only_where_a_sample_has_one_class():
     for shape, labels in (((5, 3), y), ((5, 4, 2), None)):
         student = Observed(tf.zeros(shape), {"s": tf.constant(s)})
         teacher = Observed(tf.zeros(shape), {"t": tf.constant(t)})
-        value = made().of_step(Step(student, teacher, y))
+        value = made().compute(Step(student, teacher, y))
         np.testing.assert_array_equal(value, made()([s], [t], labels))
 
 

@@ -49,7 +49,7 @@ def test_labels_of_every_kind_say_the_same_class(labels):
     expected = DecoupledKD()(STUDENT, TEACHER, LABELS)
     np.testing.assert_array_equal(DecoupledKD()(STUDENT, TEACHER, labels), expected)
     step = Step(Observed(tf.constant(STUDENT)), Observed(tf.constant(TEACHER)), labels)
-    np.testing.assert_array_equal(DecoupledKD().of_step(step), expected)
+    np.testing.assert_array_equal(DecoupledKD().compute(step), expected)
 
 
 def test_yes_or_no_labels_leave_no_other_class_to_rank():
@@ -70,12 +70,12 @@ def test_one_yes_or_no_a_sample_has_labels_with_or_without_its_axis():
 def test_without_labels_it_says_so():
     step = Step(Observed(tf.constant(STUDENT)), Observed(tf.constant(TEACHER)))
     with pytest.raises(ConfigurationError, match="decoupled_kd: expected labels"):
-        DecoupledKD().of_step(step)
+        DecoupledKD().compute(step)
 
 
 @pytest.mark.parametrize("labels", [LABELS[:3], np.zeros((4, 3)), np.zeros((4, 2, 5))])
 def test_labels_of_another_shape_are_refused(labels):
-    with pytest.raises(ShapeMismatchError, match="do not say a class for each row"):
+    with pytest.raises(ShapeMismatchError, match="do not give one class per row"):
         DecoupledKD()(STUDENT, TEACHER, labels)
 
 

@@ -19,7 +19,7 @@ from kdtflite.errors import ConfigurationError
 CrossEntropy = keras.losses.SparseCategoricalCrossentropy
 
 
-def compiled(student, teacher, optimizer="adam", **kwargs):
+def compile_distiller(student, teacher, optimizer="adam", **kwargs):
     distiller = Distiller(student, teacher)
     distiller.compile(optimizer, CrossEntropy(from_logits=True), ["accuracy"], **kwargs)
     return distiller
@@ -34,7 +34,7 @@ def assert_same(weights, others, **tolerance):
 def test_early_stopping_restores_the_students_best_weights(data, models):
     x, y, _ = data
     student = models.student()
-    distiller = compiled(student, models.teacher(), keras.optimizers.SGD(0.5))
+    distiller = compile_distiller(student, models.teacher(), keras.optimizers.SGD(0.5))
     seen = []
     remember = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: seen.append((logs["val_loss"], student.get_weights()))
@@ -51,7 +51,7 @@ def test_early_stopping_restores_the_students_best_weights(data, models):
 def test_model_checkpoint_keeps_the_student(data, models, tmp_path, ending):
     x, y, _ = data
     student = models.student(norm=True)
-    distiller = compiled(student, models.teacher())
+    distiller = compile_distiller(student, models.teacher())
     path = str(tmp_path / f"best{ending}")
     distiller.fit(x, y, callbacks=[keras.callbacks.ModelCheckpoint(path)], verbose=0)
     loaded = keras.models.load_model(path, compile=False)
@@ -62,18 +62,18 @@ def test_model_checkpoint_keeps_the_student(data, models, tmp_path, ending):
 @pytest.mark.parametrize("name", ["best.weights.h5", "best.h5", "best.ckpt"])
 def test_model_checkpoint_of_weights_loads_again(data, models, tmp_path, name):
     x, y, _ = data
-    distiller = compiled(models.student(norm=True), models.teacher())
+    distiller = compile_distiller(models.student(norm=True), models.teacher())
     checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / name), save_weights_only=True)
     distiller.fit(x, y, callbacks=[checkpoint], verbose=0)
     # Another teacher: the weights are none of its business.
-    fresh = compiled(models.student(norm=True, seed=5), models.teacher(norm=False))
+    fresh = compile_distiller(models.student(norm=True, seed=5), models.teacher(norm=False))
     fresh.load_weights(tmp_path / name)
     assert_same(fresh.get_weights(), distiller.get_weights())
 
 
 def test_csv_logger_and_learning_rate_scheduler(data, models, tmp_path):
     x, y, _ = data
-    distiller = compiled(models.student(), models.teacher())
+    distiller = compile_distiller(models.student(), models.teacher())
     history = distiller.fit(
         x,
         y,
@@ -93,7 +93,7 @@ def test_csv_logger_and_learning_rate_scheduler(data, models, tmp_path):
 
 def test_tensorboard_shows_each_loss_term_by_name(data, models, tmp_path):
     x, y, _ = data
-    distiller = compiled(models.student(l2=0.1), models.teacher())
+    distiller = compile_distiller(models.student(l2=0.1), models.teacher())
     board = keras.callbacks.TensorBoard(tmp_path)
     history = distiller.fit(
         x, y, epochs=2, callbacks=[board], validation_data=(x, y), verbose=0
@@ -108,7 +108,7 @@ def test_tensorboard_shows_each_loss_term_by_name(data, models, tmp_path):
         np.testing.assert_allclose(shown[f"epoch_{name}"], history[name], rtol=1e-6)
 
 
-def trained(distiller, data, epochs, initial_epoch=0, callbacks=None):
+def train_in_batches(distiller, data, epochs, initial_epoch=0, callbacks=None):
     x, y, _ = data
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
     distiller.fit(
@@ -119,9 +119,13 @@ def trained(distiller, data, epochs, initial_epoch=0, callbacks=None):
 
 @pytest.mark.parametrize("how", ["weights.h5", "checkpoint"])
 def test_training_resumed_with_its_optimizer_equals_uninterrupted(data, models, tmp_path, how):
-    whole = trained(compiled(models.student(norm=True), models.teacher()), data, 4)
-    first = trained(compiled(models.student(norm=True), models.teacher()), data, 2)
-    second = compiled(models.student(norm=True, seed=9), models.teacher())
+    whole = train_in_batches(
+        compile_distiller(models.student(norm=True), models.teacher()), data, 4
+    )
+    first = train_in_batches(
+        compile_distiller(models.student(norm=True), models.teacher()), data, 2
+    )
+    second = compile_distiller(models.student(norm=True, seed=9), models.teacher())
     if how == "checkpoint":
         saved = tf.train.Checkpoint(model=first.student, optimizer=first.optimizer)
         path = saved.save(tmp_path / "state")
@@ -133,7 +137,7 @@ def test_training_resumed_with_its_optimizer_equals_uninterrupted(data, models, 
         second.optimizer.build(second.trainable_variables)
         second.load_weights(tmp_path / "state.weights.h5")
     assert int(second.optimizer.iterations) == 12
-    trained(second, data, 4, initial_epoch=2)
+    train_in_batches(second, data, 4, initial_epoch=2)
     assert_same(second.get_weights(), whole.get_weights(), rtol=1e-6, atol=1e-7)
     assert np.abs(first.get_weights()[0] - whole.get_weights()[0]).max() > 1e-3
 
@@ -147,12 +151,12 @@ def test_backup_and_restore_goes_on_where_it_was_cut_off(data, models, tmp_path)
     def backup():
         return keras.callbacks.BackupAndRestore(str(tmp_path))
 
-    whole = trained(compiled(models.student(), models.teacher()), data, 4)
-    cut = compiled(models.student(), models.teacher())
+    whole = train_in_batches(compile_distiller(models.student(), models.teacher()), data, 4)
+    cut = compile_distiller(models.student(), models.teacher())
     with pytest.raises(KeyboardInterrupt):
-        trained(cut, data, 4, callbacks=[backup(), Power()])
-    again = compiled(models.student(seed=9), models.teacher())
-    trained(again, data, 4, callbacks=[backup()])
+        train_in_batches(cut, data, 4, callbacks=[backup(), Power()])
+    again = compile_distiller(models.student(seed=9), models.teacher())
+    train_in_batches(again, data, 4, callbacks=[backup()])
     assert int(again.optimizer.iterations) == 24
     assert_same(again.get_weights(), whole.get_weights(), rtol=1e-6, atol=1e-7)
 
@@ -175,10 +179,10 @@ def test_backup_and_restore_keeps_what_losses_train(data, models, tmp_path):
         return keras.callbacks.BackupAndRestore(str(tmp_path))
 
     whole, cut, again = distiller(), distiller(), distiller(seed=9)
-    trained(whole, data, 4)
+    train_in_batches(whole, data, 4)
     with pytest.raises(KeyboardInterrupt):
-        trained(cut, data, 4, callbacks=[backup(), Power()])
-    trained(again, data, 4, callbacks=[backup()])
+        train_in_batches(cut, data, 4, callbacks=[backup(), Power()])
+    train_in_batches(again, data, 4, callbacks=[backup()])
     assert int(again.optimizer.iterations) == 24
     assert len(again.trained_variables) == len(again.student.trainable_variables) + 2
     for one, other in zip(again.trained_variables, whole.trained_variables, strict=True):
@@ -202,7 +206,7 @@ def test_replicas_train_as_one_device_does_with_an_uneven_last_batch(tmp_path):
         tf.config.set_logical_device_configuration(cpu, [half, half])
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         rng = np.random.default_rng(0)
-        # 13 samples in batches of 6: the last batch gives one replica a sample, the other none.
+        # 13 samples in batches of 6: in the last batch one replica has a sample, the other none.
         x = rng.normal(0, 1, (13, 4)).astype("float32")
         y, weights = rng.integers(0, 3, 13), rng.uniform(0.2, 3.0, 13).astype("float32")
         results = []
@@ -281,7 +285,7 @@ def test_keras3_models_are_taken(data):
     k = keras3.layers
     student = keras3.Sequential([k.Input((4,)), k.Dense(6, activation="relu"), k.Dense(3)])
     teacher = keras3.Sequential([k.Input((4,)), k.Dense(9, activation="tanh"), k.Dense(3)])
-    distiller = compiled(student, teacher)
+    distiller = compile_distiller(student, teacher)
     np.testing.assert_allclose(distiller.predict(x, verbose=0), student(x), atol=1e-6)
     np.testing.assert_allclose(distiller.teacher(x), teacher(x), atol=1e-6)
     before = [np.array(weight) for weight in student.get_weights()]

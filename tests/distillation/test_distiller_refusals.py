@@ -12,6 +12,7 @@ from kdtflite.distillation.mixing import MixUp
 from kdtflite.errors import (
     ConfigurationError,
     KdtfliteError,
+    ModelFileError,
     ShapeMismatchError,
     UnsupportedModelError,
 )
@@ -118,7 +119,14 @@ def test_a_subclassed_model(models):
         Distiller(models.student(), own, teacher_outputs="logits")
 
 
-@pytest.mark.parametrize("thing", [None, "model.keras", 3, keras.Model])
+def test_a_file_that_does_not_exist(models, tmp_path):
+    with pytest.raises(ModelFileError, match=r"model\.keras"):
+        Distiller(tmp_path / "model.keras", models.teacher())
+    with pytest.raises(KdtfliteError, match=r"model\.keras"):
+        Distiller(models.student(), tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("thing", [None, 3, keras.Model])
 def test_what_is_no_model(models, thing):
     with pytest.raises(UnsupportedModelError, match="Expected a Keras model"):
         Distiller(thing, models.teacher())
@@ -202,7 +210,7 @@ def test_loss_weights_at_compile_are_pointed_to_their_place(models):
 
 
 def test_a_loss_needs_a_name():
-    with pytest.raises(ConfigurationError, match="needs a name"):
+    with pytest.raises(ConfigurationError, match="Expected a name for the loss SoftTargets"):
         SoftTargets(name="")
 
 

@@ -14,7 +14,7 @@ L = keras.layers
 CrossEntropy = keras.losses.SparseCategoricalCrossentropy
 
 
-def compiled(student, teacher, *, optimizer=None, **kwargs):
+def compile_distiller(student, teacher, *, optimizer=None, **kwargs):
     distiller = Distiller(student, teacher, **{"hard_label_weight": 0.3, **kwargs})
     distiller.compile(
         optimizer or keras.optimizers.SGD(0.1), CrossEntropy(from_logits=True), ["accuracy"]
@@ -36,7 +36,7 @@ def expected_terms(student, teacher, x, y, temperature):
 def test_every_loss_term_of_a_step_is_the_formula(data, models, weighted):
     x, y, sample_weight = data
     student, teacher = models.student(l2=0.05), models.teacher()
-    distiller = compiled(student, teacher, losses=[SoftTargets(2.0)])
+    distiller = compile_distiller(student, teacher, losses=[SoftTargets(2.0)])
     hard, soft = expected_terms(student, teacher, x, y, 2.0)
     regularization = 0.05 * np.square(student.layers[1].kernel.numpy()).sum()
     weights = np.ones(len(x))
@@ -74,7 +74,7 @@ def test_two_soft_targets_share_what_the_hard_labels_leave_and_can_be_weighed(da
     losses = [SoftTargets(1.0, name="sharp"), SoftTargets(8.0, name="smooth")]
     for weights, (sharp_weight, smooth_weight) in ((None, (0.4, 0.4)), ((2.0, 0.5), (2.0, 0.5))):
         student = models.student()
-        distiller = compiled(
+        distiller = compile_distiller(
             student, teacher, losses=losses, hard_label_weight=0.2, loss_weights=weights
         )
         hard, sharp = expected_terms(student, teacher, x, y, 1.0)
@@ -106,7 +106,7 @@ def test_the_weights_after_one_step_are_those_of_an_independent_gradient(data, m
         v.numpy() - 0.1 * g.numpy()
         for v, g in zip(plain.trainable_variables, gradients, strict=True)
     ]
-    distiller = compiled(student, teacher, hard_label_weight=0.1)
+    distiller = compile_distiller(student, teacher, hard_label_weight=0.1)
     distiller.train_on_batch(x, y, sample_weight=sample_weight if weighted else None)
     for given, wanted in zip(student.trainable_variables, expected, strict=True):
         np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-6)
@@ -128,7 +128,7 @@ def test_arrays_a_dataset_and_a_generator_train_alike(data, models):
         {"x": dataset},
         {"x": generator()},
     ):
-        distiller = compiled(models.student(), models.teacher())
+        distiller = compile_distiller(models.student(), models.teacher())
         history = distiller.fit(**arguments, verbose=0).history
         results.append((distiller.get_weights(), history))
     for weights, history in results[1:]:
@@ -141,7 +141,7 @@ def test_arrays_a_dataset_and_a_generator_train_alike(data, models):
 
 def test_fit_takes_its_arguments_by_position_as_keras_does(data, models):
     x, y, _ = data
-    distiller = compiled(models.student(), models.teacher())
+    distiller = compile_distiller(models.student(), models.teacher())
     history = distiller.fit(x, y, 4, 2, 0)
     assert len(history.history["loss"]) == 2
     assert int(distiller.optimizer.iterations) == 12
@@ -150,7 +150,7 @@ def test_fit_takes_its_arguments_by_position_as_keras_does(data, models):
 def test_evaluate_and_predict_are_the_compiled_students_own(data, models):
     x, y, sample_weight = data
     student = models.student(l2=0.05, norm=True)
-    distiller = compiled(student, models.teacher())
+    distiller = compile_distiller(student, models.teacher())
     distiller.fit(x, y, batch_size=4, verbose=0)
     student.compile("sgd", CrossEntropy(from_logits=True), ["accuracy"])
     for weights in (None, sample_weight):
@@ -171,7 +171,7 @@ def test_evaluate_and_predict_are_the_compiled_students_own(data, models):
 def test_validation_is_the_students_evaluation_at_the_epochs_end(data, models):
     x, y, sample_weight = data
     student = models.student()
-    distiller = compiled(student, models.teacher())
+    distiller = compile_distiller(student, models.teacher())
     history = distiller.fit(
         x, y, batch_size=4, epochs=2, validation_data=(x[:7], y[:7], sample_weight[:7]), verbose=0
     ).history
@@ -184,7 +184,7 @@ def test_validation_is_the_students_evaluation_at_the_epochs_end(data, models):
 
 def test_evaluation_and_prediction_change_no_weight_and_no_statistic(data, models):
     x, y, _ = data
-    distiller = compiled(models.student(norm=True), models.teacher())
+    distiller = compile_distiller(models.student(norm=True), models.teacher())
     distiller.fit(x, y, batch_size=4, verbose=0)
     before = distiller.get_weights()
     distiller.evaluate(x, y, verbose=0)
@@ -198,7 +198,7 @@ def test_training_moves_the_students_statistics_and_nothing_of_the_teachers(data
     x, y, _ = data
     student, teacher = models.student(norm=True), models.teacher(norm=True)
     teacher_before, mean_before = teacher.get_weights(), student.layers[2].moving_mean.numpy()
-    distiller = compiled(student, teacher)
+    distiller = compile_distiller(student, teacher)
     distiller.fit(x, y, batch_size=4, verbose=0)
     for one, other in zip(teacher.get_weights(), teacher_before, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -237,7 +237,9 @@ def test_each_model_runs_once_a_step_the_teacher_always_for_inference(data):
     x, y, _ = data
     student, of_student = counted("student", [L.Dense(3)])
     teacher, of_teacher = counted("teacher", [L.Dense(8, activation="relu"), L.Dense(3)])
-    distiller = compiled(student, teacher, losses=[SoftTargets(1.0, name="a"), SoftTargets(4.0)])
+    distiller = compile_distiller(
+        student, teacher, losses=[SoftTargets(1.0, name="a"), SoftTargets(4.0)]
+    )
     of_student.modes.clear()
     of_teacher.modes.clear()
     distiller.fit(x, y, batch_size=4, epochs=2, verbose=0)
@@ -251,7 +253,7 @@ def test_each_model_runs_once_a_step_the_teacher_always_for_inference(data):
 def test_the_teacher_is_not_among_the_weights(data, models, tmp_path):
     x, y, _ = data
     student, teacher = models.student(), models.teacher()
-    distiller = compiled(student, teacher)
+    distiller = compile_distiller(student, teacher)
     distiller.fit(x, y, batch_size=4, verbose=0)
     own = {id(weight) for weight in student.weights}
     assert {id(weight) for weight in distiller.weights} == own
@@ -312,7 +314,9 @@ def test_another_size_and_scaling_for_the_teacher(data, models):
     def halved(inputs):
         return 2.0 * inputs[:, ::2] + 1.0
 
-    distiller = compiled(student, teacher, teacher_preprocessing=halved, losses=[SoftTargets(2.0)])
+    distiller = compile_distiller(
+        student, teacher, teacher_preprocessing=halved, losses=[SoftTargets(2.0)]
+    )
     z_t = np.float64(teacher(2.0 * x[:, ::2] + 1.0))
     z_s = np.float64(student(x))
     p = softmax(z_t / 2, axis=-1)
@@ -339,7 +343,7 @@ def test_float64_inputs_and_labels_of_one_column(data, models):
     x, y, _ = data
     values = []
     for inputs, labels in ((x, y), (x.astype(np.float64), y[:, None])):
-        distiller = compiled(models.student(), models.teacher())
+        distiller = compile_distiller(models.student(), models.teacher())
         values.append(distiller.train_on_batch(inputs, labels, return_dict=True)["loss"])
     np.testing.assert_allclose(values[1], values[0], rtol=1e-6)
 
@@ -359,17 +363,19 @@ def test_mixed_precision_scales_the_loss_and_keeps_the_terms_in_float32(
     assert student.layers[1].compute_dtype == "float16"
     keras.mixed_precision.set_global_policy("float32")  # a student loaded later: still scaled
     teacher = models.teacher()
-    distiller = compiled(student, teacher, optimizer=keras.optimizers.SGD(0.05))
+    distiller = compile_distiller(student, teacher, optimizer=keras.optimizers.SGD(0.05))
     assert isinstance(distiller.optimizer, keras.mixed_precision.LossScaleOptimizer)
     seen = {}
 
     class Spy(SoftTargets):
-        def of_step(self, step):
-            values = super().of_step(step)
+        def compute(self, step):
+            values = super().compute(step)
             seen.update(student=step.student.logits.dtype, values=values.dtype)
             return values
 
-    distiller = compiled(student, teacher, losses=[Spy()], optimizer=keras.optimizers.SGD(0.05))
+    distiller = compile_distiller(
+        student, teacher, losses=[Spy()], optimizer=keras.optimizers.SGD(0.05)
+    )
     history = distiller.fit(x, y, batch_size=7, epochs=40, verbose=0).history
     assert seen == {"student": tf.float32, "values": tf.float32}
     assert np.isfinite(history["loss"]).all()
@@ -380,7 +386,7 @@ def test_a_float32_student_gets_its_inputs_whole_under_a_mixed_policy(models):
     student, teacher = models.student(), models.teacher()
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        distiller = compiled(student, teacher)
+        distiller = compile_distiller(student, teacher)
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert not isinstance(distiller.optimizer, keras.mixed_precision.LossScaleOptimizer)

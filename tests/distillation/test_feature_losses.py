@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras as keras
 from feature_references import gradient, maps
 
-from kdtflite.distillation.losses.features.adapters import BatchNormalization, pointwise
+from kdtflite.distillation.losses.features.adapters import BatchNormalization, make_pointwise
 from kdtflite.distillation.losses.features.attention_transfer import AttentionTransfer
 from kdtflite.distillation.losses.features.fsp import FSP
 from kdtflite.distillation.losses.features.hints import Hints
@@ -173,7 +173,7 @@ def test_a_step_of_the_distiller_is_read_by_the_layers_paths(kind):
             tf.zeros((3, 2)), {"z:1": tf.constant(teacher[1]), "x/y": tf.constant(teacher[0])}
         ),
     )
-    first = loss.of_step(step)
+    first = loss.compute(step)
     if kind is not OverhaulFeature:  # its margins have seen the batch once more
         np.testing.assert_allclose(first, loss(student, teacher), rtol=1e-6)
     assert first.shape == (3,)
@@ -191,7 +191,7 @@ def test_anything_but_a_tensor_a_layer_is_refused(kind):
 @pytest.mark.parametrize("rank", [2, 3, 4])
 def test_a_pointwise_adapter_is_a_1x1_convolution(rank):
     values = maps(0, *(3, 4, 5)[: rank - 1], 2)
-    layer = pointwise(6)
+    layer = make_pointwise(6)
     given = layer(values)
     kernel, bias = layer.get_weights()
     np.testing.assert_allclose(given, np.float64(values) @ kernel + bias, rtol=1e-5, atol=1e-6)

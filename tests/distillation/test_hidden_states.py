@@ -139,7 +139,7 @@ def test_a_step_brings_the_students_mask():
         Observed(tf.zeros([4, 2]), {"s": tf.constant(student)}, mask=tf.constant(MASK)),
         Observed(tf.zeros([4, 2]), {"t": tf.constant(teacher)}),
     )
-    value = HiddenStates("s", "t").of_step(step)
+    value = HiddenStates("s", "t").compute(step)
     np.testing.assert_allclose(value, reference("cosine", student, teacher, MASK), rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""JacobianMatching compares gradients by the inputs, and trains the student's weights by them."""
+"""JacobianMatching compares input gradients, and trains the student's weights by them."""
 
 import contextlib
 
@@ -53,7 +53,7 @@ def in_step(loss, student, teacher, x, weights=1.0, teacher_x=None, training=Fal
         _, s = TappedModel(student, [], role="student").observe(
             x, training=training, recording=recording
         )
-        values = loss.of_step(Step(s, t))
+        values = loss.compute(Step(s, t))
         total = tf.reduce_sum(weights * values)
     return values, tape.gradient(total, student.trainable_variables)
 
@@ -159,8 +159,8 @@ def test_yes_or_no_labels_and_sequences_enter_as_their_sum():
             tape.watch(x)
             logits = tf.reshape(x @ w, [2, 3, 2])
             sides.append(Observed(logits, {}, lambda v, tape=tape: tape.gradient(v, x)))
-        value = JacobianMatching(normalize=False).of_step(Step(*sides))
-        assert JacobianMatching("projections").of_step(Step(*sides)).shape == (2,)
+        value = JacobianMatching(normalize=False).compute(Step(*sides))
+        assert JacobianMatching("projections").compute(Step(*sides)).shape == (2,)
     top = np.argmax(sides[1].logits, axis=-1)
     for i in range(2):
         columns = [2 * p + top[i, p] for p in range(3)]
@@ -187,7 +187,7 @@ def test_several_inputs_are_one_vector_and_integer_inputs_are_passed_over():
 def test_token_ids_alone_have_no_gradient():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), L.Embedding(5, 2), L.Flatten(), L.Dense(2)])
-    with pytest.raises(ConfigurationError, match="no gradient by any of the inputs"):
+    with pytest.raises(ConfigurationError, match="no gradient with respect to any input"):
         in_step(JacobianMatching(), model, model, np.zeros((2, 3), np.int32))
 
 
@@ -197,7 +197,7 @@ def test_inputs_of_other_shapes_and_a_teacher_without_gradients_are_refused():
         in_step(JacobianMatching(), student, teacher, inputs(), teacher_x=inputs(shape=(6,)))
     step = Step(Observed(tf.zeros([2, 3]), {}, lambda v: v), Observed(tf.zeros([2, 3])))
     with pytest.raises(ConfigurationError, match="teacher gives no gradients"):
-        JacobianMatching().of_step(step)
+        JacobianMatching().compute(step)
 
 
 @pytest.mark.parametrize("channels", [False, True])
@@ -234,9 +234,10 @@ def convolutional(seed):
     return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
 
 
-def straight_through(values, low, high, num_bits=8, narrow_range=False, name=None):
+def straight_through(inputs, min, max, num_bits=8, narrow_range=False, name=None):
     """Fake quantization with the estimator written out: TensorFlow derives it twice by itself."""
     del name
+    values, low, high = inputs, min, max
     first = 1.0 if narrow_range else 0.0
     last = 2.0**num_bits - 1
     scale = (high - low) / (last - first)

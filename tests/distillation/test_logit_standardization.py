@@ -63,14 +63,14 @@ def test_a_wrapped_loss_gets_its_labels_and_its_mask():
     expected = 4 * DecoupledKD()(student, teacher, labels)
     wrapped = LogitStandardization(DecoupledKD())
     step = Step(Observed(tf.constant(STUDENT)), Observed(tf.constant(TEACHER)), labels)
-    np.testing.assert_allclose(wrapped.of_step(step), expected, rtol=1e-5)
+    np.testing.assert_allclose(wrapped.compute(step), expected, rtol=1e-5)
     np.testing.assert_allclose(wrapped(STUDENT, TEACHER, labels), expected, rtol=1e-5)
     with pytest.raises(ConfigurationError, match="expected labels"):
         wrapped(STUDENT, TEACHER)
 
     mask = tf.constant([True, True, True, True, False, False])
     step = Step(Observed(tf.constant(STUDENT), mask=mask), Observed(tf.constant(TEACHER)))
-    found = LogitStandardization(DIST()).of_step(step)[:4]
+    found = LogitStandardization(DIST()).compute(step)[:4]
     np.testing.assert_allclose(found, 4 * DIST()(student[:4], teacher[:4]), rtol=1e-5)
 
 
@@ -109,5 +109,5 @@ def test_yes_or_no_labels_whose_z_scores_are_always_one_are_refused(models):
 
 
 def test_its_name_says_what_it_wraps():
-    assert LogitStandardization(DIST()).name == "standardized_dist"
+    assert LogitStandardization(DIST()).name == "logit_standardization"
     assert LogitStandardization(DIST(), name="mine").name == "mine"

@@ -93,11 +93,11 @@ def test_soft_targets_of_no_and_yes_are_the_bernoulli_divergence_by_sigmoid():
 
 def test_the_value_of_logits_mse_worked_by_hand():
     student, teacher = np.array([[1.0, 2.0, 6.0]]), np.array([[0.0, 3.0, 3.0]])
-    # centred: student (-2, -1, 3), teacher (-2, 1, 1): squares 0, 4, 4
+    # centered: student (-2, -1, 3), teacher (-2, 1, 1): squares 0, 4, 4
     np.testing.assert_allclose(LogitsMSE()(student, teacher), [8 / 3], rtol=1e-6)
     np.testing.assert_allclose(LogitsMSE()(student + 1e4, teacher), [8 / 3], rtol=1e-6)
-    # not centred: squares 1, 1, 9
-    np.testing.assert_allclose(LogitsMSE(centre=False)(student, teacher), [11 / 3], rtol=1e-6)
+    # not centered: squares 1, 1, 9
+    np.testing.assert_allclose(LogitsMSE(center=False)(student, teacher), [11 / 3], rtol=1e-6)
 
 
 def test_the_temperature_falls_where_the_teacher_is_unsure():

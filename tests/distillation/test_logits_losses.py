@@ -109,8 +109,8 @@ CASES = {
             )
         ),
     ),
-    "mse": (LogitsMSE(centre=False), each(lambda s, t: np.mean((s - t) ** 2))),
-    "mse_centred": (
+    "mse": (LogitsMSE(center=False), each(lambda s, t: np.mean((s - t) ** 2))),
+    "mse_centered": (
         LogitsMSE(),
         each(lambda s, t: np.mean(((s - s.mean()) - (t - t.mean())) ** 2)),
     ),
@@ -217,7 +217,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(name):
     np.testing.assert_allclose(gradient(ALL[name], student, teacher), 0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", sorted(set(ALL) - {"mse", "mse_centred", "reverse", "dist"}))
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"mse", "mse_centered", "reverse", "dist"}))
 def test_a_class_that_the_teacher_rules_out(name):
     # As a logit so low that its probability is 0 in any float.
     student, teacher = drawn(seed=2)
@@ -290,7 +290,7 @@ def test_masked_positions_change_no_other(name):
         )
         for s, t in ((student, teacher), (student[::-1], teacher[::-1]))
     ]
-    counted = ALL[name].of_step(steps[0]).numpy()[mask]
+    counted = ALL[name].compute(steps[0]).numpy()[mask]
     alone = value(ALL[name], student[mask.ravel()], teacher[mask.ravel()])
     np.testing.assert_allclose(counted, alone, rtol=1e-6)
     assert np.abs(counted - value(ALL[name], student, teacher).numpy()[mask.ravel()]).max() > 1e-4

@@ -1,4 +1,4 @@
-"""Multi-task students: one teacher a task, one forward pass, losses and metrics by output."""
+"""Multi-task students: one teacher per task, one forward pass, losses and metrics by output."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def labels(data):
     return {"kind": data[1], "size": rng.normal(0, 1, (21, 2)).astype(np.float32)}
 
 
-def distiller_of(models, student=None, **options):
+def build_distiller(models, student=None, **options):
     arguments = {
         "losses": {"kind": [SoftTargets(2.0)], "size": [RegressionDistillation()]},
         "weights": {"kind": 0.5, "size": 3.0},
@@ -60,7 +60,7 @@ def distiller_of(models, student=None, **options):
 def test_every_term_by_output(data, labels, models, weighted, as_dict):
     x, y, sample_weight = data
     student = two_headed(as_dict=as_dict, l2=0.02)
-    distiller, given = distiller_of(models, student)
+    distiller, given = build_distiller(models, student)
     kinds, sizes = (np.float64(z) for z in tf.nest.flatten(student(x)))
     of_kind, of_size = (np.float64(given[name](x)) for name in ("kind", "size"))
     p, logs = softmax(of_kind / 2, -1), log_softmax(of_kind / 2, -1)
@@ -96,7 +96,7 @@ def test_every_term_by_output(data, labels, models, weighted, as_dict):
 def test_the_step_is_that_of_the_weighted_sum(data, labels, models):
     x, y, _ = data
     student, copy = two_headed(), two_headed()
-    distiller, given = distiller_of(
+    distiller, given = build_distiller(
         models, student, losses={"kind": [SoftTargets(1.0)], "size": []}
     )
     p = softmax(np.float64(given["kind"](x)), -1).astype(np.float32)
@@ -138,7 +138,7 @@ def test_an_output_without_a_teacher_learns_from_its_labels_and_one_without_labe
 def test_hints_of_a_shared_layer_and_evaluation_by_output(data, labels, models):
     x, y, _ = data
     student = two_headed()
-    distiller, given = distiller_of(
+    distiller, given = build_distiller(
         models, student, losses={"size": [RegressionDistillation(), Hints("shared", "inner")]}
     )
     distiller.compile("adam", LOSSES, {"kind": "accuracy", "size": "mae"})
@@ -188,7 +188,7 @@ def test_the_student_runs_once_a_step(data, labels, models):
     shared = student.get_layer("shared")
     call = shared.call
     shared.call = lambda inputs: runs.append(1) or call(inputs)
-    distiller, _ = distiller_of(models, student)
+    distiller, _ = build_distiller(models, student)
     distiller.run_eagerly = True
     runs.clear()
     distiller.train_on_batch(x, labels)
@@ -201,7 +201,7 @@ def test_a_quantization_aware_student_is_calibrated_and_answers_to_its_outputs_n
     x, _, _ = data
     student = quantize_aware(two_headed())
     assert not student.quantization.calibrated
-    distiller, _ = distiller_of(models, student)
+    distiller, _ = build_distiller(models, student)
     history = distiller.fit(x, labels, epochs=2, verbose=0).history
     assert student.quantization.calibrated
     assert np.isfinite(history["kind_loss"]).all()
@@ -216,9 +216,9 @@ def test_what_does_not_go_by_the_outputs_is_refused(data, labels, models):
         MultiTaskDistiller(student, {"size": models.teacher()})
     with pytest.raises(ConfigurationError, match="'size' has distillation losses and no teacher"):
         MultiTaskDistiller(student, {}, losses={"size": [SoftTargets()]})
-    distiller, _ = distiller_of(models, student)
-    with pytest.raises(ConfigurationError, match=r"key of loss=.*'colour'"):
-        distiller.compile("sgd", {"colour": "mse"})
+    distiller, _ = build_distiller(models, student)
+    with pytest.raises(ConfigurationError, match=r"key of loss=.*'color'"):
+        distiller.compile("sgd", {"color": "mse"})
     with pytest.raises(ConfigurationError, match="of 'size' needs a loss for the hard labels"):
         distiller.compile("sgd", {"kind": CrossEntropy(from_logits=True)})
     distiller.compile("sgd", LOSSES)
@@ -231,7 +231,7 @@ def test_what_does_not_go_by_the_outputs_is_refused(data, labels, models):
 def test_checkpoints_keep_what_the_losses_train(data, labels, models, tmp_path):
     def made():
         hints = {"size": [RegressionDistillation(), Hints("shared", "inner")]}
-        return distiller_of(models, two_headed(), losses=hints)[0]
+        return build_distiller(models, two_headed(), losses=hints)[0]
 
     first, second = made(), made()
     assert len(first.loss_variables) > 0

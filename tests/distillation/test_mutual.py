@@ -9,7 +9,7 @@ from scipy.special import log_softmax, softmax
 from kdtflite.distillation.losses import SoftTargets
 from kdtflite.distillation.losses.features.hints import Hints
 from kdtflite.distillation.schedules import Linear
-from kdtflite.distillation.step import Observed, Taught
+from kdtflite.distillation.step import CachedBatch, Observed
 from kdtflite.distillation.teachers.model import ModelTeacher
 from kdtflite.distillation.ways.mutual import MutualDistiller
 from kdtflite.errors import ConfigurationError, DataError, ShapeMismatchError
@@ -17,12 +17,12 @@ from kdtflite.errors import ConfigurationError, DataError, ShapeMismatchError
 CrossEntropy = keras.losses.SparseCategoricalCrossentropy
 
 
-def peers_of(models, count=3, **options):
+def build_peers(models, count=3, **options):
     names = ["one", "two", "three"][:count]
     return [models.student(name=name, seed=i, **options) for i, name in enumerate(names)]
 
 
-def compiled(distiller, **options):
+def compile_peers(distiller, **options):
     distiller.compile(
         keras.optimizers.SGD(0.1), CrossEntropy(from_logits=True), ["accuracy"], **options
     )
@@ -38,9 +38,9 @@ def kl(p_logits, q_logits):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_every_students_loss_is_the_papers(data, models, weighted, with_teacher):
     x, y, sample_weight = data
-    students = peers_of(models, l2=0.02)
+    students = build_peers(models, l2=0.02)
     teacher = models.teacher() if with_teacher else None
-    distiller = compiled(
+    distiller = compile_peers(
         MutualDistiller(students, teacher=teacher, hard_label_weight=0.5, peer_weight=2.0)
     )
     logits = [np.float64(s(x)) for s in students]
@@ -68,9 +68,9 @@ def test_every_students_loss_is_the_papers(data, models, weighted, with_teacher)
 
 def test_a_step_moves_each_student_by_its_own_loss_alone(data, models):
     x, y, _ = data
-    students, copies = peers_of(models), peers_of(models)
+    students, copies = build_peers(models), build_peers(models)
     shown = [np.float64(s(x)) for s in students]
-    compiled(MutualDistiller(students)).train_on_batch(x, y)
+    compile_peers(MutualDistiller(students)).train_on_batch(x, y)
     for k, (student, copy) in enumerate(zip(students, copies, strict=True)):
         targets = [softmax(z, -1).astype(np.float32) for i, z in enumerate(shown) if i != k]
         with tf.GradientTape() as tape:  # the peers are constants here
@@ -91,9 +91,9 @@ def test_a_step_moves_each_student_by_its_own_loss_alone(data, models):
 
 def test_evaluate_and_predict_are_the_students_own(data, models):
     x, y, sample_weight = data
-    students = peers_of(models, 2, norm=True)
+    students = build_peers(models, 2, norm=True)
     teacher = models.teacher()
-    distiller = compiled(MutualDistiller(students, teacher=teacher))
+    distiller = compile_peers(MutualDistiller(students, teacher=teacher))
     before = teacher.get_weights()
     distiller.fit(x, y, batch_size=4, epochs=2, verbose=0, validation_data=(x[:5], y[:5]))
     for one, other in zip(teacher.get_weights(), before, strict=True):
@@ -119,7 +119,7 @@ def test_evaluate_and_predict_are_the_students_own(data, models):
 
 def test_students_come_closer_and_learn(data, models):
     x, y, _ = data
-    students = peers_of(models, 2)
+    students = build_peers(models, 2)
     distiller = MutualDistiller(students)
     distiller.compile(keras.optimizers.Adam(0.05), CrossEntropy(from_logits=True))
     history = distiller.fit(x, y, epochs=60, verbose=0).history
@@ -130,8 +130,8 @@ def test_students_come_closer_and_learn(data, models):
 def test_schedules_of_the_weights_and_of_the_temperature_move(data, models):
     x, y, _ = data
     temperature, weight = Linear(4.0, 1.0), Linear(1.0, 0.0)
-    distiller = compiled(
-        MutualDistiller(peers_of(models, 2), loss=SoftTargets(temperature), peer_weight=weight)
+    distiller = compile_peers(
+        MutualDistiller(build_peers(models, 2), loss=SoftTargets(temperature), peer_weight=weight)
     )
     seen = []
     note = keras.callbacks.LambdaCallback(
@@ -146,10 +146,10 @@ def test_schedules_of_the_weights_and_of_the_temperature_move(data, models):
 
 def test_weights_are_saved_and_loaded(data, models, tmp_path):
     x, y, _ = data
-    distiller = compiled(MutualDistiller(peers_of(models, 2), teacher=models.teacher()))
+    distiller = compile_peers(MutualDistiller(build_peers(models, 2), teacher=models.teacher()))
     distiller.fit(x, y, verbose=0)
     distiller.save_weights(tmp_path / "both.weights.h5")
-    other = compiled(MutualDistiller(peers_of(models, 2, l2=0.1), teacher=models.teacher()))
+    other = compile_peers(MutualDistiller(build_peers(models, 2, l2=0.1), teacher=models.teacher()))
     other.load_weights(tmp_path / "both.weights.h5")
     for one, another in zip(other.get_weights(), distiller.get_weights(), strict=True):
         np.testing.assert_array_equal(one, another)
@@ -157,10 +157,10 @@ def test_weights_are_saved_and_loaded(data, models, tmp_path):
 
 def test_what_cannot_learn_from_one_another_is_refused(data, models):
     x, _, _ = data
-    one, two = peers_of(models, 2)
+    one, two = build_peers(models, 2)
     with pytest.raises(ConfigurationError, match=r"Expected two students or more.*1 student\."):
         MutualDistiller([one])
-    with pytest.raises(ConfigurationError, match="names of their own"):
+    with pytest.raises(ConfigurationError, match="students with different names"):
         MutualDistiller([one, models.student(name="one")])
     with pytest.raises(ShapeMismatchError, match=r"equal outputs.*\(None, 3\).*\(None, 4\)"):
         MutualDistiller([one, models.student(name="four", classes=4)])
@@ -170,7 +170,7 @@ def test_what_cannot_learn_from_one_another_is_refused(data, models):
         MutualDistiller([one, two]).compile("sgd")
     with pytest.raises(ConfigurationError, match="reads probabilities"):
         MutualDistiller([one, two]).compile("sgd", CrossEntropy())
-    both = compiled(MutualDistiller([one, two]))
+    both = compile_peers(MutualDistiller([one, two]))
     with pytest.raises(DataError, match="needs labels"):
         both.fit(x, verbose=0)
     with pytest.raises(DataError, match="Labels out of range"):
@@ -190,9 +190,9 @@ def test_a_frozen_teacher_whose_answers_were_stored(data, models):
             return Observed(x.logits)
 
     logits = teacher(x).numpy()
-    batches = tf.data.Dataset.from_tensors((Taught(x, logits, {}), y))
+    batches = tf.data.Dataset.from_tensors((CachedBatch(x, logits, {}), y))
     losses = []
     for given, train in ((teacher, (x, y)), (Stored(teacher), (batches,))):
-        distiller = compiled(MutualDistiller(peers_of(models, 2), teacher=given))
+        distiller = compile_peers(MutualDistiller(build_peers(models, 2), teacher=given))
         losses.append(distiller.fit(*train, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)

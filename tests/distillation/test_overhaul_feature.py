@@ -130,7 +130,7 @@ def test_the_margin_of_a_batch_normalization_is_a_truncated_normals_mean(beta, g
     layer.set_weights(np.array([[gamma] * 2, [beta] * 2, [5.0] * 2, [9.0] * 2]))
     deviation = abs(gamma)
     expected = truncnorm.mean(-np.inf, -beta / deviation, loc=beta, scale=deviation)
-    np.testing.assert_allclose(OverhaulFeature.margin(layer), [expected] * 2, rtol=1e-5)
+    np.testing.assert_allclose(OverhaulFeature.compute_margins(layer), [expected] * 2, rtol=1e-5)
 
 
 def test_margins_where_there_is_next_to_nothing_negative_or_no_spread():
@@ -138,15 +138,17 @@ def test_margins_where_there_is_next_to_nothing_negative_or_no_spread():
     layer.build((None, 3))
     # Φ(-4) = 3·10⁻⁵: -3σ, as in the authors' code. No spread: all at β, or none below 0.
     layer.set_weights(np.array([[0.5, 0.0, 0.0], [2.0, -1.5, 1.5], [0.0] * 3, [1.0] * 3]))
-    np.testing.assert_allclose(OverhaulFeature.margin(layer), [-1.5, -1.5, 0.0])
+    np.testing.assert_allclose(OverhaulFeature.compute_margins(layer), [-1.5, -1.5, 0.0])
     plain = keras.layers.BatchNormalization(scale=False)
     plain.build((None, 1))
-    np.testing.assert_allclose(OverhaulFeature.margin(plain), [-np.sqrt(2 / np.pi)], rtol=1e-6)
+    np.testing.assert_allclose(
+        OverhaulFeature.compute_margins(plain), [-np.sqrt(2 / np.pi)], rtol=1e-6
+    )
 
 
 def test_margins_that_do_not_fit_are_refused():
     for wrong in ([[0.5]], [[-1.0], [-1.0]], [[float("nan")]]):
-        with pytest.raises(ConfigurationError, match="none above 0"):
+        with pytest.raises(ConfigurationError, match="at most 0"):
             OverhaulFeature("a", "b", margins=wrong)
     with pytest.raises(ShapeMismatchError, match="each of the teacher's 2 channels"):
         OverhaulFeature("a", "b", margins=[[-1.0]]).build({"a": (None, 3)}, {"b": (None, 2)})

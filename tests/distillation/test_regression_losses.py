@@ -134,7 +134,7 @@ def test_labels_of_one_output_may_leave_out_its_axis():
     student, teacher, labels = drawn()[..., :1]
     expected = TeacherBoundedRegression()(student, teacher, labels)
     step = Step(Observed(tf.constant(student)), Observed(tf.constant(teacher)), labels[:, 0])
-    np.testing.assert_array_equal(TeacherBoundedRegression().of_step(step), expected)
+    np.testing.assert_array_equal(TeacherBoundedRegression().compute(step), expected)
 
 
 def test_labels_that_are_missing_or_of_another_shape_are_refused():

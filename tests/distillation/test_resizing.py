@@ -7,7 +7,11 @@ from feature_references import maps, pool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtflite.distillation.losses.features.resizing import nearest, pooled, to_common_size
+from kdtflite.distillation.losses.features.resizing import (
+    average_pool,
+    resize_nearest,
+    to_common_size,
+)
 
 sizes = st.integers(1, 9)
 
@@ -25,7 +29,7 @@ def test_both_maps_take_the_smaller_size_of_each_axis(height, width, other_heigh
 def test_a_multiple_is_plain_average_pooling():
     values = maps(0, 2, 6, 9, 3)
     plain = tf.nn.avg_pool2d(values, (2, 3), (2, 3), "VALID")
-    ours = pooled(pooled(tf.constant(values), 1, 3), 2, 3)
+    ours = average_pool(average_pool(tf.constant(values), 1, 3), 2, 3)
     np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 
 
@@ -57,8 +61,8 @@ def test_three_spatial_axes():
 
 def test_the_nearest_values():
     values = np.arange(6, dtype=np.float32).reshape(1, 2, 3, 1)
-    larger = nearest(tf.constant(values), like=tf.zeros((1, 4, 6, 1)))
+    larger = resize_nearest(tf.constant(values), like=tf.zeros((1, 4, 6, 1)))
     by_hand = values.repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_array_equal(larger, by_hand)
-    smaller = nearest(tf.constant(values), like=tf.zeros((1, 1, 2, 1)))
+    smaller = resize_nearest(tf.constant(values), like=tf.zeros((1, 1, 2, 1)))
     np.testing.assert_array_equal(smaller[0, 0, :, 0], [0, 1])

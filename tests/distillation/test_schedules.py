@@ -16,7 +16,7 @@ from kdtflite.distillation.schedules import (
     GradualSoftLossReduction,
     Linear,
     Schedule,
-    current,
+    read_value,
 )
 from kdtflite.errors import ConfigurationError
 
@@ -47,11 +47,11 @@ def test_one_epoch_has_the_first_value_and_epochs_past_the_end_the_last(schedule
 
 def test_a_compiled_step_reads_the_value_anew():
     schedule = Linear(1.0, 3.0)
-    double = tf.function(lambda: 2.0 * current(schedule))
+    double = tf.function(lambda: 2.0 * read_value(schedule))
     assert float(double()) == 2.0
     schedule.begin(2, 3)
     assert float(double()) == 6.0
-    assert current(0.25) == 0.25
+    assert read_value(0.25) == 0.25
 
 
 def terms(student, teacher, x, y, temperature):
@@ -62,7 +62,7 @@ def terms(student, teacher, x, y, temperature):
     return hard, soft
 
 
-def fitted(data, models, *, epochs=3, initial_epoch=0, **options):
+def fit_distiller(data, models, *, epochs=3, initial_epoch=0, **options):
     """Fits a student that stands still, so that a term changes by its schedule alone."""
     x, y, _ = data
     student, teacher = models.student(), models.teacher()
@@ -76,14 +76,14 @@ def fitted(data, models, *, epochs=3, initial_epoch=0, **options):
 
 def test_fit_moves_the_temperature(data, models):
     x, y, _ = data
-    history, student, teacher = fitted(data, models, losses=[SoftTargets(Linear(4.0, 1.0))])
+    history, student, teacher = fit_distiller(data, models, losses=[SoftTargets(Linear(4.0, 1.0))])
     expected = [terms(student, teacher, x, y, t)[1] for t in (4.0, 2.5, 1.0)]
     np.testing.assert_allclose(history["soft_targets_loss"], expected, rtol=1e-5)
 
 
 def test_fit_moves_the_hard_label_weight_and_the_rest_follows(data, models):
     x, y, _ = data
-    history, student, teacher = fitted(
+    history, student, teacher = fit_distiller(
         data,
         models,
         losses=[SoftTargets(2.0), SoftTargets(1.0, name="sharp")],
@@ -98,7 +98,7 @@ def test_fit_moves_the_hard_label_weight_and_the_rest_follows(data, models):
 
 def test_gradual_soft_loss_reduction_ends_on_the_hard_labels_alone(data, models):
     x, y, _ = data
-    history, student, teacher = fitted(
+    history, student, teacher = fit_distiller(
         data,
         models,
         losses=[SoftTargets(2.0)],
@@ -112,8 +112,8 @@ def test_gradual_soft_loss_reduction_ends_on_the_hard_labels_alone(data, models)
 
 
 def test_a_resumed_training_goes_on_where_the_schedule_was(data, models):
-    whole, *_ = fitted(data, models, losses=[SoftTargets(Linear(8.0, 2.0))], epochs=4)
-    rest, *_ = fitted(
+    whole, *_ = fit_distiller(data, models, losses=[SoftTargets(Linear(8.0, 2.0))], epochs=4)
+    rest, *_ = fit_distiller(
         data, models, losses=[SoftTargets(Linear(8.0, 2.0))], epochs=4, initial_epoch=2
     )
     assert len(rest["loss"]) == 2
@@ -153,7 +153,9 @@ def test_a_users_own_schedule(data, models):
         def at(self, epoch, epochs):
             return 1.0 if epoch < epochs / 2 else 0.25
 
-    history, *_ = fitted(data, models, hard_label_weight=0.0, loss_weights=[Steps()], epochs=4)
+    history, *_ = fit_distiller(
+        data, models, hard_label_weight=0.0, loss_weights=[Steps()], epochs=4
+    )
     soft = history["soft_targets_loss"][0]
     np.testing.assert_allclose(history["loss"], soft * np.array([1, 1, 0.25, 0.25]), rtol=1e-5)
 
@@ -167,7 +169,7 @@ def test_what_is_no_schedule_is_refused(models):
         with pytest.raises(ConfigurationError, match="Expected a finite"):
             make()
     for until in (0.0, 1.5, -1.0):
-        with pytest.raises(ConfigurationError, match="until above 0 and up to 1"):
+        with pytest.raises(ConfigurationError, match="until above 0 and at most 1"):
             GradualSoftLossReduction(until=until)
     student, teacher = models.student(), models.teacher()
     with pytest.raises(ConfigurationError, match="hard_label_weight from 0 to 1"):

@@ -144,7 +144,7 @@ def test_the_gradient_is_what_finite_differences_give(temperature):
         for sign in (1, -1):
             moved = student.copy()
             moved[i] += sign * step
-            # One value a sample: the others' losses cancel.
+            # One value per sample: the others' losses cancel.
             numeric[i] += sign * float(reference(moved, teacher, temperature).sum())
     numeric /= 2 * step
     np.testing.assert_allclose(gradient(student, teacher, temperature), numeric, rtol=1e-5)

@@ -122,7 +122,7 @@ def test_layers_that_are_not_there_or_not_one_tensor_are_refused(nested):
         def call(self, inputs):
             return inputs
 
-    with pytest.raises(ConfigurationError, match="whose graph cannot be seen"):
+    with pytest.raises(ConfigurationError, match="which has no graph"):
         TappedModel(Own(), ["x"], role="student")
 
 

@@ -79,7 +79,7 @@ def test_the_teacher_run_on_the_batches_gives_what_is_stored(
     epochs = views + 1
     rows = []
     for taught, y, weight in seen(cache, data, epochs=epochs):
-        expected = live.observe(cache.student_inputs(taught))
+        expected = live.observe(taught.inputs)
         given = cache.observe(taught)
         assert given.logits.dtype == tf.float32
         np.testing.assert_allclose(given.logits, expected.logits, atol=tolerance)
@@ -154,7 +154,7 @@ def test_several_inputs_by_name(tmp_path):
     cache = cache_teacher(model, (x, Y), tmp_path / "c")
     cache.check_inputs(model)
     batches = list(cache.batches((x, Y), batch_size=6))
-    assert len(batches) == cache.steps_an_epoch(6) == 6
+    assert len(batches) == cache.steps_per_epoch(6) == 6
     for taught, y in batches:
         np.testing.assert_array_equal(taught.inputs["a"], x["a"][y])
         np.testing.assert_allclose(taught.logits, model(taught.inputs), atol=1e-6)
@@ -186,7 +186,8 @@ def test_the_manifest_says_what_was_written(tmp_path):
     )
     said = json.loads((tmp_path / "c" / "manifest.json").read_text())
     assert (said["teacher"], said["samples"], said["views"]) == ("big", N, 2)
-    assert said["augmentation"] == {"shift": 2.0, "rotation": 15.0, "zoom": 0.0, "flip": True}
+    moved = {"shift": 2.0, "rotation": 15.0, "zoom": 0.0, "flip": True, "crop": 0}
+    assert said["augmentation"] == moved
     assert said["shapes"] == {"logits": [3], "features-0": [4]}
     assert [(s["view"], s["first"], s["samples"]) for s in said["shards"]] == [
         (view, first, samples) for view in (0, 1) for first, samples in ((0, 16), (16, 16), (32, 5))

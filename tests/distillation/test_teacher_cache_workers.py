@@ -1,4 +1,4 @@
-"""Runs that are killed go on, and several processes write one cache together."""
+"""Runs that are killed resume, and several processes write one cache together."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import tf_keras as keras
 
 from kdtflite.distillation.teachers.cache import workers, writing
 from kdtflite.distillation.teachers.cache.teacher import TeacherCache
-from kdtflite.distillation.teachers.cache.workers import this_worker
+from kdtflite.distillation.teachers.cache.workers import find_worker
 from kdtflite.distillation.teachers.cache.writing import cache_teacher
 from kdtflite.errors import DataError, KdtfliteError, OutputExistsError
 
@@ -146,6 +146,6 @@ def test_a_workers_place_is_read_from_the_strategys_cluster(monkeypatch, job, ta
             cluster, task_type=job, task_id=task
         )
 
-    assert this_worker(None) == (0, 1)
+    assert find_worker(None) == (0, 1)
     monkeypatch.setattr(tf.distribute, "get_strategy", Strategy)
-    assert this_worker(None) == expected
+    assert find_worker(None) == expected

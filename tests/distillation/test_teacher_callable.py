@@ -1,6 +1,10 @@
-"""A Python function as the teacher: what it is given, what it gives, and what a user sees."""
+"""A Python function as a teacher: what it is given, what it gives, and what a user sees."""
 
 import hashlib
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,8 +14,9 @@ from scipy.special import log_softmax, softmax
 
 from kdtflite.distillation import Distiller
 from kdtflite.distillation.losses import SoftTargets
+from kdtflite.distillation.teachers import waiting
 from kdtflite.distillation.teachers.callable import CallableTeacher
-from kdtflite.distillation.teachers.failures import python_error
+from kdtflite.distillation.teachers.failures import find_python_error
 from kdtflite.errors import ConfigurationError, DataError, ShapeMismatchError
 
 L = keras.layers
@@ -77,18 +82,118 @@ def test_probabilities_of_a_function_become_logits_in_log_space():
     np.testing.assert_allclose(softmax(np.float64(logits), axis=-1), given, atol=1e-30)
 
 
-@pytest.mark.parametrize(("probabilities", "said"), [(True, 1), (False, 0)])
-def test_logits_that_sum_to_one_are_remarked_on_once(capsys, probabilities, said):
-    teacher = CallableTeacher(
-        lambda x: softmax(linear(x), axis=-1) if probabilities else linear(x), output_shape=3
+def test_probabilities_that_are_taken_for_logits_are_refused(data, models):
+    def probabilities(x):
+        return softmax(linear(x), axis=-1)
+
+    x, y, _ = data
+    for outputs in ("auto", "logits"):  # auto: with an output shape, nothing was measured
+        teacher = CallableTeacher(probabilities, output_shape=3, outputs=outputs)
+        with pytest.raises(DataError, match=r"sum to 1.*teacher_outputs=\"probabilities\" to the"):
+            distilled(models.student(), teacher, x, y).fit(x, y, verbose=0)
+    # A regression may give shares, which sum to 1, too.
+    in_a_step(CallableTeacher(probabilities, output_shape=3, outputs="values"))(x)
+
+
+@pytest.mark.parametrize("given", ["function", "teacher"])
+def test_probabilities_are_taken_for_what_they_were_found_to_be(data, models, capsys, given):
+    def probabilities(x):
+        return softmax(np.float64(linear(x)), axis=-1)
+
+    x, y, _ = data
+    student = models.student()
+    teacher = probabilities if given == "function" else CallableTeacher(probabilities)
+    distiller = distilled(student, teacher, x, y)
+    assert "'probabilities' is a function; its outputs are taken as probabilities (they sum to 1)" \
+        in capsys.readouterr().err  # fmt: skip
+    expected = soft_targets(student(x), np.float64(x) @ W, 2.0).mean()
+    logs = distiller.train_on_batch(x, y, return_dict=True)
+    np.testing.assert_allclose(logs["soft_targets_loss"], expected, rtol=1e-4)
+    distilled(student, linear, x, y)
+    assert (
+        "taken as logits (they do not sum to 1). Pass teacher_outputs=" in capsys.readouterr().err
     )
-    step = in_a_step(teacher)
-    x = np.random.default_rng(0).normal(0, 1, (5, 4)).astype(np.float32)
-    step(x), step(x)
-    assert capsys.readouterr().err.count("sum to 1") == said
 
 
-def test_the_output_shape_is_learnt_from_a_batch_of_two_zeros(models):
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "list"])
+def test_answers_that_differ_on_the_same_batch_are_reported_once(data, models, capsys, kind):
+    x, y, _ = data
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential([keras.Input((4,)), L.Dense(20, "relu"), L.Dropout(0.5), L.Dense(3)])
+
+    def rounds(x, calls=[]):  # noqa: B006
+        calls.append(1)
+        return linear(x) * (1 + 1e-6 * len(calls))
+
+    for function, said in (
+        (lambda x: net(x, training=True).numpy(), 1),
+        (lambda x: net(x, training=False).numpy(), 0),
+        (rounds, 0),
+    ):
+        teacher = CallableTeacher(function, output_shape=3)
+        teacher = [teacher, models.teacher()] if kind == "list" else teacher
+        distiller = distilled(models.student(), teacher, x, y)
+        if kind == "dataset":
+            distiller.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(7), epochs=2, verbose=0)
+        else:
+            distiller.fit(x, y, 7, epochs=2, verbose=0)
+        found = capsys.readouterr().err
+        assert found.count("answers differently on the same batch, by up to") == said
+
+
+PREDICTS = """
+import numpy as np, tf_keras as keras, kdtflite
+from kdtflite.distillation.teachers import waiting
+waiting._PATIENCE = 1.0
+def net(seed):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+big = net(1)
+calls = {"predict": lambda x: big.predict(x, verbose=0), "call": lambda x: big(x).numpy()}
+x, y = np.ones((8, 4), np.float32), np.zeros(8, int)
+for name, teach in calls.items():
+    distiller = kdtflite.Distiller(net(2), teach)
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    try:
+        distiller.fit(x, y, verbose=0)
+        print(name, "trained")
+    except kdtflite.KdtfliteError as error:
+        print(name, error)
+"""
+
+
+@pytest.mark.slow
+def test_a_teacher_that_waits_for_the_thread_that_waits_for_it_ends_with_a_sentence():
+    found = subprocess.run(
+        [sys.executable, "-c", PREDICTS],
+        env={**os.environ, "TF_NUM_INTEROP_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    first, second = found.stdout.splitlines()
+    assert first.startswith("predict The teacher '<lambda>' stands still: it waits for TensorFlow")
+    assert "model(x, training=False)" in first
+    assert second == "call trained"
+
+
+def test_a_slow_teacher_is_waited_for(monkeypatch):
+    monkeypatch.setattr(waiting, "count_inter_op_threads", lambda: 1)
+    monkeypatch.setattr(waiting, "_PATIENCE", 0.3)
+    monkeypatch.setattr(waiting, "_GLANCE", 0.05)
+    # It sleeps, as one that waits for a server does: outside TensorFlow.
+    assert waiting.call_watched(lambda x: time.sleep(0.8) or x, 5, name="slow") == 5
+    with pytest.raises(TimeoutError, match="own"):
+        waiting.call_watched(raise_timeout, name="its own error")
+    with pytest.raises(ZeroDivisionError):
+        waiting.call_watched(lambda: 1 / 0, name="its own error")
+
+
+def raise_timeout():
+    raise TimeoutError("its own")
+
+
+def test_the_output_shape_is_learned_from_a_batch_of_two_zeros(models):
     seen = []
 
     def teach(x):
@@ -194,14 +299,14 @@ def test_the_error_of_a_function_is_the_users_own_whether_compiled_or_not(case):
     with pytest.raises(tf.errors.OpError) as raised:
         in_a_step(teacher)(x)
     assert not isinstance(raised.value, tf.errors.OutOfRangeError)  # Keras would end the epoch
-    error = python_error(raised.value)
+    error = find_python_error(raised.value)
     assert type(error) is kind
     if case in ("its own", "end of data"):
         assert error.__notes__ == [
             f"Raised by the teacher {teacher.name!r} for inputs of shape (5, 4)."
         ]
-    assert python_error(raised.value) is None  # it is not kept any longer
-    assert python_error(ValueError("another")) is None
+    assert find_python_error(raised.value) is None  # it is not kept any longer
+    assert find_python_error(ValueError("another")) is None
 
 
 def test_few_unclaimed_errors_are_kept():

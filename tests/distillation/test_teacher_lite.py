@@ -1,4 +1,4 @@
-"""A .tflite file as the teacher: float or quantized, softmax or logits."""
+"""A .tflite file as a teacher: float or quantized, softmax or logits."""
 
 import re
 
@@ -12,7 +12,7 @@ from kdtflite.conversion.convert import convert
 from kdtflite.distillation import Distiller
 from kdtflite.distillation.teachers.lite import LiteTeacher
 from kdtflite.errors import ConfigurationError, DataError, ModelFileError, ShapeMismatchError
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 
 L = keras.layers
 X = np.random.default_rng(1).uniform(-1, 1, (40, 6)).astype(np.float32)
@@ -89,7 +89,7 @@ def test_an_int8_softmax_is_floored_at_half_a_step_and_that_is_said_once(files, 
     lite = files["int8", "softmax"]
     codes = lite.predict(X, dequantize=False).astype(np.int64) + 128
     assert (codes == 0).any()  # there is a tail to lose
-    teacher = LiteTeacher(lite)
+    teacher = LiteTeacher(lite, outputs="probabilities")
     step = in_a_step(teacher)
     logits = step(X)
     step(X)
@@ -97,15 +97,16 @@ def test_an_int8_softmax_is_floored_at_half_a_step_and_that_is_said_once(files, 
     np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6)
     said = capsys.readouterr().err
     assert said.count("256 levels") == 1
-    assert re.search(r"softmax of 256 levels.*below 0\.002 are lost.*ends in logits", said)
+    assert re.search(
+        r"softmax of 256 levels.*below 0\.002 are lost.*\"auto\" reads the logits", said
+    )
 
 
 def test_a_uint8_sigmoid_is_kept_off_zero_and_one(files, capsys):
     lite = files["int8", "sigmoid"]
     assert lite.outputs[0].dtype == "uint8"
     codes = lite.predict(X, dequantize=False).astype(np.float64)
-    teacher = LiteTeacher(lite)
-    assert teacher.outputs == "sigmoid"
+    teacher = LiteTeacher(lite, outputs="sigmoid")
     p = np.clip(codes / 256, 1 / 512, 511 / 512)
     np.testing.assert_allclose(in_a_step(teacher)(X), np.log(p / (1 - p)), rtol=1e-5, atol=1e-6)
     assert "sigmoid of 256 levels" in capsys.readouterr().err
@@ -118,7 +119,7 @@ def test_a_quantized_softmax_behind_a_float_output_is_noticed(capsys):
     lite = LiteModel(converter.convert())
     assert lite.outputs[0].dtype == "float32"
     assert lite.operators[-1].name == "DEQUANTIZE"
-    logits = LiteTeacher(lite)(X)
+    logits = LiteTeacher(lite, outputs="probabilities")(X)
     assert float(tf.reduce_min(logits)) == pytest.approx(np.log(1 / 512))
     assert "256 levels" in capsys.readouterr().err
 
@@ -209,3 +210,68 @@ def test_the_fingerprint_is_that_of_the_bytes(files):
     again = LiteTeacher(LiteModel(files["float32", None].content)).fingerprint()
     assert len(first) == 64
     assert first == again != other
+
+
+def read_inner(lite, rows):
+    """Returns what goes into the last operator, asked of an interpreter that keeps it."""
+    inner = lite.operators[-1].inputs[0]
+    spec = lite.inputs[0]
+    interpreter = lite.interpreter(keep_tensors=True)
+    (scale,), (zero,) = (
+        lite.tensors[inner].scales or (1.0,),
+        lite.tensors[inner].zero_points or (0,),
+    )
+    values = []
+    for row in rows:
+        interpreter.set_tensor(spec.index, spec.quantize(row[None]))
+        interpreter.invoke()
+        values.append((interpreter.get_tensor(inner)[0].astype(np.float64) - zero) * scale)
+    return np.array(values)
+
+
+def test_auto_reads_the_logits_that_go_into_a_quantized_softmax(files, capsys):
+    lite = files["int8", "softmax"]
+    teacher = LiteTeacher(lite)
+    assert teacher.outputs == "logits"
+    expected = read_inner(lite, X)
+    np.testing.assert_allclose(in_a_step(teacher)(X), expected, rtol=1e-6)
+    # More than the file's own codes say: their zeros are told apart.
+    codes = lite.predict(X, dequantize=False)
+    row = np.argmax((codes == -128).sum(axis=1))
+    assert len(np.unique(codes[row])) < len(np.unique(expected[row]))
+    said = capsys.readouterr().err
+    assert re.search(r"quantized softmax of 256 levels; the logits .* read instead", said)
+    assert teacher.fingerprint() != LiteTeacher(lite, outputs="probabilities").fingerprint()
+
+
+@pytest.mark.parametrize("key", [("float32", "softmax"), ("int8", "softmax"), ("int8", "sigmoid")])
+def test_logits_of_a_file_that_ends_in_probabilities_are_those_that_go_into_it(files, key):
+    teacher = LiteTeacher(files[key], outputs="logits")
+    np.testing.assert_allclose(teacher(X), read_inner_of_any(files[key], X), rtol=1e-6, atol=1e-6)
+
+
+def read_inner_of_any(lite, rows):
+    # Behind a uint8 sigmoid the converter adds a QUANTIZE; before it, too.
+    operators = [o for o in lite.operators if o.name in ("SOFTMAX", "LOGISTIC")]
+    return read_inner(_WithLast(lite, operators[-1]), rows)
+
+
+class _WithLast:
+    """A file as if its last operator were another."""
+
+    def __init__(self, lite, operator):
+        self._lite, self.operators = lite, (operator,)
+
+    def __getattr__(self, name):
+        return getattr(self._lite, name)
+
+
+def test_auto_reads_what_goes_into_a_quantized_sigmoid_and_keeps_its_kind(files):
+    teacher = LiteTeacher(files["int8", "sigmoid"])
+    assert teacher.outputs == "sigmoid"
+    expected = read_inner_of_any(files["int8", "sigmoid"], X)
+    near = np.abs(expected) < 6  # beyond, float32 has few values left between p and 1
+    assert near.sum() > 50
+    np.testing.assert_allclose(np.asarray(teacher(X))[near], expected[near], atol=1e-3)
+    # A code of the file's own sigmoid says no more than 5.5, half a step below 1.
+    assert np.abs(teacher(X)).max() > 6.5

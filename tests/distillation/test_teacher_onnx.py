@@ -1,4 +1,4 @@
-"""An ONNX file as the teacher: built by hand, with weights that are known."""
+"""An ONNX file as a teacher: built by hand, with weights that are known."""
 
 import sys
 
@@ -12,6 +12,7 @@ from scipy.special import expit, log_softmax, softmax
 
 from kdtflite.distillation import Distiller
 from kdtflite.distillation.teachers.onnx import OnnxTeacher
+from kdtflite.distillation.teachers.onnx_graph import external_files, read_onnx
 from kdtflite.errors import ConfigurationError, ModelFileError, ShapeMismatchError
 
 L = keras.layers
@@ -105,6 +106,16 @@ def test_an_end_that_shows_nothing_has_to_be_explained(path, after, opset):
     assert OnnxTeacher(path, outputs="values").outputs == "values"
 
 
+@pytest.mark.parametrize(
+    ("operator", "seen"), [("Softmax", "probabilities"), ("Sigmoid", "sigmoid")]
+)
+def test_a_file_that_shows_no_logits_is_not_believed_to_give_them(path, operator, seen):
+    dense(path, (operator, {}), ("Identity", {}))
+    with pytest.raises(ConfigurationError, match=rf'are logits.*Pass outputs="{seen}" or "auto"'):
+        OnnxTeacher(path, outputs="logits")
+    assert OnnxTeacher(path, outputs=seen).outputs == seen
+
+
 def test_before_version_13_softmax_began_at_axis_1(path):
     assert OnnxTeacher(dense(path, ("Softmax", {}), opset=11)).outputs == "probabilities"
 
@@ -168,7 +179,7 @@ def test_a_file_with_a_fixed_batch_is_run_several_times(path, fixed):
     assert step(X[:0]).shape == (0, 3)
 
 
-def test_a_shape_that_the_file_leaves_open_is_learnt(path):
+def test_a_shape_that_the_file_leaves_open_is_learned(path):
     nodes = [
         helper.make_node("Gemm", ["x", "w", "b"], ["z"]),
         helper.make_node("Compress", ["z", "which"], ["picked"], axis=1),
@@ -231,7 +242,7 @@ def test_several_inputs_and_outputs_go_by_name(path):
 
 
 def test_files_that_are_none_are_refused(tmp_path, path):
-    with pytest.raises(ModelFileError, match=r"there is none"):
+    with pytest.raises(ModelFileError, match=r"does not exist"):
         OnnxTeacher(path)
     for content in (b"", b"no protobuf at all", b"PK\x03\x04" + b"\0" * 50):
         path.write_bytes(content)
@@ -270,3 +281,79 @@ def test_the_fingerprint_covers_weights_in_files_beside_it(path):
     same, other = written(big).fingerprint(), written(big + 1).fingerprint()
     assert len(same) == 64
     assert same != other
+
+
+@pytest.mark.parametrize("location", ["../secret", "absolute", "link", "deep/../../secret"])
+@pytest.mark.parametrize("place", ["initializer", "attribute"])
+def test_weights_from_another_folder_are_refused(tmp_path, path, location, place):
+    secret = tmp_path.parent / "secret"
+    secret.write_bytes(bytes(48))
+    if location == "link":
+        (path.parent / "link").symlink_to(secret)
+    model = onnx.load(dense(path))
+    if place == "initializer":
+        tensor = model.graph.initializer[0]
+    else:
+        node = model.graph.node.add(op_type="Constant", output=["evil"])
+        tensor = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t
+        tensor.data_type, tensor.dims[:] = onnx.TensorProto.FLOAT, [4, 3]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    name = str(secret) if location == "absolute" else location
+    tensor.external_data.add(key="location", value=name)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"takes weights from '.*Expected files beside it"):
+        OnnxTeacher(path)
+
+
+def test_weights_that_a_cache_of_downloads_links_are_read(tmp_path, path):
+    model = onnx.load(dense(path))
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((4, 3), np.float32), "w"))
+    cache, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    cache.mkdir()
+    snapshot.mkdir()
+    onnx.save_model(
+        *(model, cache / "model.onnx"),
+        **{"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0},
+    )
+    for name in ("model.onnx", "weights.bin"):
+        (snapshot / name).symlink_to(cache / name)
+    graph = read_onnx(snapshot / "model.onnx")
+    assert external_files(graph, snapshot / "model.onnx") == [snapshot / "weights.bin"]
+
+
+def test_an_operator_that_runs_other_code_is_refused(path):
+    model = onnx.load(dense(path))
+    model.graph.node.add(op_type="EPContext", domain="com.microsoft", output=["evil"])
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"uses the operator EPContext.*unsafe=True"):
+        OnnxTeacher(path)
+    with pytest.raises(ModelFileError, match="onnxruntime does not take"):
+        OnnxTeacher(path, unsafe=True)
+
+
+def test_unsafe_takes_weights_from_anywhere(tmp_path, path):
+    model = onnx.load(dense(path))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    path.write_bytes(model.SerializeToString())
+    assert external_files(read_onnx(path), path, unsafe=True) == [tmp_path / "../secret"]
+
+
+@pytest.mark.parametrize("place", ["initializer", "attribute", "sparse"])
+def test_constants_far_larger_than_the_file_are_refused(path, place):
+    model = onnx.load(dense(path))
+    if place == "initializer":
+        tensor = model.graph.initializer[0]
+    elif place == "attribute":
+        node = model.graph.node.add(op_type="Constant", output=["evil"])
+        tensor = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t
+    else:
+        tensor = model.graph.sparse_initializer.add()
+    holder = tensor if place != "sparse" else tensor.values
+    holder.data_type, tensor.dims[:] = onnx.TensorProto.DOUBLE, [1 << 20, 1 << 14]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"constants would take 128 GiB .*unsafe=True"):
+        OnnxTeacher(path)

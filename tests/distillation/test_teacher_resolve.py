@@ -1,4 +1,4 @@
-"""What may be handed over as a teacher."""
+"""What `as_teacher` accepts as a teacher."""
 
 import keras as keras3
 import numpy as np
@@ -12,7 +12,7 @@ from kdtflite.distillation.teachers.lite import LiteTeacher
 from kdtflite.distillation.teachers.model import ModelTeacher
 from kdtflite.distillation.teachers.resolve import as_teacher
 from kdtflite.errors import ConfigurationError, ModelFileError, UnsupportedModelError
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 
 X = np.random.default_rng(0).normal(0, 1, (3, 4)).astype(np.float32)
 
@@ -53,14 +53,17 @@ def test_a_list_is_the_mean_of_what_it_holds(models):
     assert teacher.how == "mean"
     assert [type(one) for one in teacher.teachers] == [ModelTeacher, CallableTeacher]
     np.testing.assert_allclose(teacher.teachers[1].preprocessing(X), -X)
-    with pytest.raises(ConfigurationError, match=r"one teacher or more"):
+    with pytest.raises(ConfigurationError, match=r"one or more teachers"):
         as_teacher([])
     assert as_teacher([models.teacher()], task="multilabel").task == "multilabel"
 
 
-def test_a_function_is_taken_to_give_logits_and_that_is_said(capsys):
-    assert as_teacher(lambda x: x).outputs == "logits"
+def test_a_function_is_taken_to_give_logits_and_that_is_said(capsys, models):
+    teacher = as_teacher(lambda x: x)
+    teacher.check_inputs(models.student())
+    assert teacher.outputs == "logits"
     assert "taken as logits" in capsys.readouterr().err
+    assert as_teacher(lambda x: x, task="regression").outputs == "values"
     assert as_teacher(lambda x: x, outputs="sigmoid").outputs == "sigmoid"
     assert "logits" not in capsys.readouterr().err
 
@@ -94,7 +97,7 @@ def test_what_cannot_teach_is_refused_with_what_can(tmp_path):
     with pytest.raises(ModelFileError, match=r"There is no teacher at .*Expected a Keras model"):
         as_teacher(tmp_path / "none.keras")
     (tmp_path / "weights.pt").write_bytes(b"PK")
-    with pytest.raises(ModelFileError, match=r"weights\.pt is no file that can teach.*\.onnx"):
+    with pytest.raises(ModelFileError, match=r"weights\.pt is not a file that can teach.*\.onnx"):
         as_teacher(tmp_path / "weights.pt")
     with pytest.raises(ModelFileError, match=r"Expected a SavedModel folder"):
         as_teacher(tmp_path)

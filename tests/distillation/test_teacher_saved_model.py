@@ -1,4 +1,4 @@
-"""A SavedModel as the teacher: of a tf.Module, of Keras 2 and of Keras 3."""
+"""A SavedModel as a teacher: of a tf.Module, of Keras 2 and of Keras 3."""
 
 import contextlib
 import shutil
@@ -66,6 +66,14 @@ def test_what_a_signature_gives_is_read_off_its_end_and_turned_into_logits(tmp_p
     assert step(X[:0]).shape == (0, 3)
 
 
+@pytest.mark.parametrize("end", ["probabilities", "sigmoid"])
+def test_a_signature_that_shows_no_logits_is_not_believed_to_give_them(tmp_path, end):
+    folder = saved(tmp_path / "teacher", ENDS[end])
+    with pytest.raises(ConfigurationError, match=rf'are logits.*Pass outputs="{end}" or "auto"'):
+        SavedModelTeacher(folder, outputs="logits")
+    assert SavedModelTeacher(folder, outputs=end).outputs == end
+
+
 def test_a_student_learns_and_neither_gradient_nor_checkpoint_reaches_the_teacher(tmp_path):
     teacher = SavedModelTeacher(saved(tmp_path / "teacher"))
     distiller = Distiller(student(), teacher, hard_label_weight=0.0)
@@ -104,7 +112,7 @@ def test_a_keras_2_saved_model_of_unknown_layers_is_run_by_its_signature(tmp_pat
     model.save(tmp_path / "lambda", save_format="tf")
     teacher = as_teacher(tmp_path / "lambda")
     assert isinstance(teacher, SavedModelTeacher)
-    assert "run by its signature" in capsys.readouterr().err
+    assert "runs by its signature" in capsys.readouterr().err
     np.testing.assert_allclose(teacher(X), model(X), rtol=1e-5, atol=1e-6)
 
 

@@ -54,7 +54,7 @@ def test_a_subclassed_model_becomes_a_proven_int8_file(package, digits):
     model.compile(package.optimizers.Adam(0.01), loss)
     model.fit(x[:1400], y[:1400], batch_size=64, epochs=10, verbose=0)
     expected = np.array(model(x[1400:], training=False)).argmax(-1)
-    assert (expected == y[1400:]).mean() > 0.5  # it has learnt, as far as ten epochs go
+    assert (expected == y[1400:]).mean() > 0.5  # it has learned as much as ten epochs allow
 
     student = kdtflite.quantize_aware(model, x[:300])
     assert {row.how for row in student.quantization.layers} <= {"trained", "folded"}

@@ -11,7 +11,7 @@ import time
 import pytest
 import tensorflow as tf
 
-from kdtflite.pipeline.run import MADE
+from kdtflite.pipeline.run import RUN_FILES
 
 RECIPE = """
 name: two
@@ -54,7 +54,7 @@ class Workers:
             with open(self.logs[index], "w") as log:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "kdtflite.cli", *command],
+                        [sys.executable, "-m", "kdtflite", *command],
                         cwd=folder,
                         env={**os.environ, **threads, "TF_CONFIG": json.dumps(config)},
                         stdout=log,
@@ -115,9 +115,9 @@ def test_a_killed_worker_is_named_within_a_minute_and_the_run_goes_on_from_its_c
     workers = start()
     assert [process.wait(timeout=500) for process in workers.processes] == [0, 0], workers.said(0)
     for index in (0, 1):
-        assert "student, distilled: going on after epoch" in workers.said(index)
+        assert "student, distilled: resuming after epoch" in workers.said(index)
         assert "Stage 3" not in workers.said(index)
-    assert {path.name for path in folder.iterdir()} == set(MADE)
+    assert {path.name for path in folder.iterdir()} == set(RUN_FILES)
     report = json.loads((folder / "report.json").read_text())
     assert report["training"]["teacher"]["epochs"] == [1, 2, 3]
     assert report["training"]["distilled"]["epochs"] == [1, 2, 3]
@@ -157,8 +157,11 @@ for strategy in ("none", "mirrored"):
     # Not the same to the bit: sums are taken in another order.
     assert one["models"][0]["sha256"] != two["models"][0]["sha256"]
     for before, after in zip(one["models"], two["models"], strict=True):
-        assert abs(after["accuracy"] - before["accuracy"]) <= 0.005, before["key"]
-    assert list(one["training"]) == ["teacher", "hard_labels", "distilled", "distilled_int8"]
+        # Samples near a tie may change sides; the losses below are what is promised.
+        assert abs(after["accuracy"] - before["accuracy"]) <= 0.02, before["key"]
+    assert list(one["training"]) == [
+        *("teacher", "hard_labels", "hard_labels_qat_int8", "distilled", "distilled_int8"),
+    ]
     for name, training in one["training"].items():
         for term in ("loss", "val_loss"):
             given = two["training"][name]["history"][term]

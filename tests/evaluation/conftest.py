@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 
 
 def converted(model, data=None):

@@ -10,7 +10,7 @@ import kdtflite.evaluation.accuracy as accuracy_module
 from kdtflite.data.splits import Split
 from kdtflite.errors import ConfigurationError, DataError, ShapeMismatchError, UnsupportedModelError
 from kdtflite.evaluation import evaluate
-from kdtflite.evaluation.scores import decide, guess_kind, log_probabilities, ranks
+from kdtflite.evaluation.scores import decide, guess_kind, rank_true_classes, to_log_probabilities
 
 
 def _returns(rows):
@@ -62,7 +62,7 @@ def test_ties_are_counted_and_bound_the_accuracy():
     assert "25.00% if every tie were lost, 75.00% if won" in str(result)
 
 
-def test_probabilities_are_recognised_and_renormalised():
+def test_probabilities_are_recognized_and_renormalized():
     result = _run([[0.5, 0.5, 0.0005], [0.2, 0.2, 0.6]], [0, 2])
     assert result.outputs == "probabilities"
     assert result.log_loss == pytest.approx(-np.log([0.5 / 1.0005, 0.6]).mean(), rel=1e-5)
@@ -117,7 +117,7 @@ def test_scikit_learn_agrees_where_there_are_no_ties():
 )
 def test_bounds_hold_for_any_codes(scores, data):
     y = data.draw(hnp.arrays(np.int64, len(scores), elements=st.integers(0, scores.shape[1] - 1)))
-    decision, place = decide(scores), ranks(scores, y)
+    decision, place = decide(scores), rank_true_classes(scores, y)
     right = decision.predicted == y
     np.testing.assert_array_equal(place == 0, right)
     lost = right & ~decision.tied
@@ -130,8 +130,8 @@ def test_bounds_hold_for_any_codes(scores, data):
 
 
 @given(hnp.arrays(np.float64, (5, 4), elements=st.floats(-1e4, 1e4)))
-def test_log_softmax_is_normalised_at_any_magnitude(logits):
-    logs = log_probabilities(logits, "logits", 0.0)
+def test_log_softmax_is_normalized_at_any_magnitude(logits):
+    logs = to_log_probabilities(logits, "logits", 0.0)
     np.testing.assert_allclose(np.exp(logs).sum(axis=1), 1.0, rtol=1e-9)
 
 
@@ -155,9 +155,9 @@ def test_the_result_is_plain_json_a_table_and_a_plot():
     assert json.loads(json.dumps(result.to_dict()))["confusion"] == [[1, 0], [0, 1]]
     assert "cat" in str(result)
     assert "macro mean" in str(result)
-    ax = result.plot_confusion_matrix()
+    ax = result.plot()
     assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog"]
-    assert result.plot_confusion_matrix(ax, normalize=False) is ax
+    assert result.plot(ax, normalize=False) is ax
 
 
 def test_all_kinds_of_data_give_the_same_result(student, samples):
@@ -230,7 +230,7 @@ def test_other_data_and_models_are_refused(student, samples):
 def test_outputs_of_other_shapes_are_refused(monkeypatch, student, samples):
     for shape in ((64, 8, 8, 4), (32, 4), (64, 0)):
         monkeypatch.setattr(accuracy_module, "predict", lambda *a, s=shape, **k: np.zeros(s))
-        with pytest.raises(ShapeMismatchError, match="one score a class"):
+        with pytest.raises(ShapeMismatchError, match="one score per class"):
             evaluate(student, (samples, [0] * 64), progress=False)
 
 
@@ -263,3 +263,35 @@ def test_samples_of_another_scaling_are_refused_for_a_file(int8_file, samples):
     with pytest.raises(DataError, match=r"Received: values from .* to 25\d"):
         evaluate(int8_file, (samples * 255, y), progress=False)
     evaluate(int8_file, (samples, y), progress=False)
+
+
+def test_the_classes_of_a_data_set_are_found_by_the_names_in_the_file(int8_file, samples):
+    import kdtflite
+    from kdtflite.data import Dataset, Split
+
+    named = kdtflite.add_metadata(int8_file, labels=["a", "b", "c", "d"])
+    y = named.predict(samples).argmax(axis=1)
+    # The same samples, whose classes another data set numbers the other way round.
+    split = Split(samples, 3 - y)
+    low, high = float(samples.min()), float(samples.max())
+    data = Dataset("x", split, split, split, ("d", "c", "b", "a"), (low, high + 1.0))
+    assert split.class_names == ()
+    assert evaluate(named, data.test, progress=False).accuracy == 1.0
+    labels = ["a", "b", "c", "d"]
+    assert evaluate(int8_file, data.test, labels=labels, progress=False).accuracy == 1.0
+    # By number where the file has no names, or the samples none.
+    numbers = evaluate(int8_file, (samples, y), progress=False)
+    assert numbers.accuracy == 1.0
+    other = Dataset("x", split, split, split, ("d", "c", "b", "e"), (low, high + 1.0))
+    with pytest.raises(DataError, match="Received: 'e', and the file has no such label"):
+        evaluate(named, other.test, progress=False)
+    with pytest.raises(DataError, match="in the order of the outputs"):
+        evaluate(named, (samples, y), labels=["b", "a", "c", "d"], progress=False)
+
+
+def test_data_that_never_end_are_refused(int8_file, samples):
+    import tensorflow as tf
+
+    endless = tf.data.Dataset.from_tensor_slices((samples, np.zeros(len(samples), int)))
+    with pytest.raises(DataError, match="repeats for ever"):
+        evaluate(int8_file, endless.batch(8).repeat(), progress=False)

@@ -3,7 +3,7 @@ import pytest
 
 from kdtflite.errors import UnsupportedModelError
 from kdtflite.evaluation import macs, parameters
-from kdtflite.evaluation.graph_macs import einsum_macs
+from kdtflite.evaluation.multiply_accumulates import count_einsum_macs
 
 
 def _layers(*names_and_settings):
@@ -130,5 +130,5 @@ def test_models_without_fixed_work_are_refused():
     ],
 )
 def test_macs_of_an_einsum(equation, shapes, expected):
-    assert einsum_macs(equation, shapes) == expected
+    assert count_einsum_macs(equation, shapes) == expected
     np.einsum(equation, *(np.ones(s) for s in shapes))  # the case itself is sound

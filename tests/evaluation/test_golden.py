@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from kdtflite.errors import ConfigurationError, DataError, ModelFileError, OutputExistsError
 from kdtflite.evaluation import golden_vectors
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 
 
 def read(text, dtype, shape=(-1,)):

@@ -14,6 +14,7 @@ from kdtflite.errors import (
     ShapeMismatchError,
     UnsupportedModelError,
 )
+from kdtflite.pictures import save_picture
 
 
 def measured(model, lite, x, **options):
@@ -181,16 +182,16 @@ def test_results_are_plain_values_a_table_and_a_picture(errors, tmp_path):
     assert "5 tensors of the file compared on 64 samples, run with the XNNPACK kernels" in text
     assert f"Lowest SQNR: {errors.worst.layer}, {errors.worst.sqnr:.1f} dB." in text
     assert "fused into another: 2 (conv, norm)" in text
-    picture = errors.plot(tmp_path / "errors.png")
+    picture = save_picture(errors.plot(), tmp_path / "errors.png", overwrite=False)
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OutputExistsError, match="overwrite=True"):
-        errors.plot(tmp_path / "errors.png")
+        save_picture(errors.plot(), tmp_path / "errors.png", overwrite=False)
     with pytest.raises(ConfigurationError, match="kind of picture"):
-        errors.plot(tmp_path / "errors.gif")
+        save_picture(errors.plot(), tmp_path / "errors.gif", overwrite=False)
 
 
 def test_the_drawing_shows_each_layer_at_its_value(errors):
-    ax = errors.draw()
+    ax = errors.plot()
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         layer.layer for layer in errors.layers
     ]
@@ -223,7 +224,7 @@ def test_what_cannot_be_compared_is_refused(aware, trained, aware_file, samples,
         measured(aware, aware_file, samples[:, :4])
     with pytest.raises(DataError, match=r"NaN|infinit"):
         measured(aware, aware_file, samples * np.nan)
-    with pytest.raises(UnsupportedModelError, match="Expected a LiteModel"):
+    with pytest.raises(UnsupportedModelError, match=r"Expected a \.tflite file"):
         measured(aware, trained, samples)
     with pytest.raises(UnsupportedModelError, match="Expected a Keras model"):
         measured(aware_file, aware, samples)

@@ -22,7 +22,7 @@ def test_two_values_by_hand():
     assert tally.cosine == pytest.approx(21 / (5 * math.sqrt(18)))
     assert tally.mse == 0.5
     assert tally.largest == 1
-    assert (tally.largest_steps, tally.at_ends, tally.beyond, tally.range_used) == (None,) * 4
+    assert (tally.largest_steps, tally.saturated, tally.clipped, tally.range_used) == (None,) * 4
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_codes_are_read_on_the_tensors_grid():
     tally = counted([0, 64.25, 200, -0.2], np.int8([[-128, 0, 127, -128]]), grid)
     assert tally.mse == pytest.approx((0.25**2 + 72.5**2 + 0.2**2) / 4)
     assert tally.largest_steps == pytest.approx(145)
-    assert tally.at_ends == 3 / 4
-    assert tally.beyond == 1 / 4  # 200; -0.2 is within half a step
+    assert tally.saturated == 3 / 4
+    assert tally.clipped == 1 / 4  # 200; -0.2 is within half a step
     assert tally.range_used == 1
 
 
@@ -86,7 +86,7 @@ def test_differences_are_counted_in_steps_and_the_largest_is_found():
 def test_what_saturates_in_both_is_no_difference():
     tally = counted([1e6, -1e6], np.int8([[127, -128]]), Grid(0.1, 0, "int8"), steps=True)
     assert tally.differing == (1, 0, 0, 0)
-    assert tally.beyond == 1
+    assert tally.clipped == 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

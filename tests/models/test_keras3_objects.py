@@ -139,10 +139,10 @@ def _excluding_a_variable():
         ),
         (lambda: keras3.optimizers.Nadam(), r"Nadam .*makes other steps.*AdamW"),
         (lambda: keras3.optimizers.Lamb(), r"Lamb .*no such optimizer.*AdamW"),
-        (lambda: MyOptimizer(), r"MyOptimizer .*subclass of your own.*Subclass tf_keras'"),
+        (lambda: MyOptimizer(), r"MyOptimizer .*your own subclass.*Subclass tf_keras'"),
         (
             lambda: keras3.optimizers.SGD(MySchedule()),
-            r"MySchedule .*subclass of your own .*schedule",
+            r"MySchedule .*your own subclass .*schedule",
         ),
         (lambda: keras3.optimizers.SGD(lambda: 0.1), r"a function as learning rate"),
         (_excluding_a_variable, r"AdamW .*var_list.*var_names"),
@@ -255,7 +255,7 @@ class MyMetric(B.Metric):
 @pytest.mark.parametrize(
     ("convert", "value", "message"),
     [
-        (to_tf_keras_loss, MyLoss(), r"MyLoss .*subclass of your own.*keras\.losses"),
+        (to_tf_keras_loss, MyLoss(), r"MyLoss .*your own subclass.*keras\.losses"),
         (to_tf_keras_loss, A.Dice(), r"Dice .*no such loss"),
         (to_tf_keras_loss, A.dice, r"no loss function like Keras 3's dice"),
         (
@@ -267,7 +267,7 @@ class MyMetric(B.Metric):
         (to_tf_keras_loss, {"a": [MyLoss()]}, r"MyLoss"),
         (to_tf_keras_loss, 3, r"Expected a loss\. Received: int"),
         (to_tf_keras_loss, A.Huber, r"Expected a loss\. Received: the class Huber"),
-        (to_tf_keras_metric, MyMetric(), r"MyMetric .*subclass of your own.*keras\.metrics"),
+        (to_tf_keras_metric, MyMetric(), r"MyMetric .*your own subclass.*keras\.metrics"),
         (to_tf_keras_metric, B.MeanMetricWrapper(_my_loss), r"MeanMetricWrapper .*plain function"),
         (to_tf_keras_metric, B.PearsonCorrelation(), r"PearsonCorrelation .*no such metric"),
         (to_tf_keras_metric, [3], r"Expected a metric\. Received: int"),

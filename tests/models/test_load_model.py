@@ -238,9 +238,9 @@ def sound(tmp_path_factory):
         ("none.keras", None, r"There is no file or folder .*none\.keras"),
         ("empty.keras", b"", r"empty\.keras is empty"),
         ("empty.h5", b"", r"empty\.h5 is empty"),
-        ("text.keras", b"hello there, no model", r"text\.keras is no Keras file.*zip archive"),
-        ("noise.h5", bytes(range(7, 207)), r"noise\.h5 is no HDF5 file"),
-        ("noise.keras", bytes(range(7, 207)), r"noise\.keras is no Keras file"),
+        ("text.keras", b"hello there, no model", r"text\.keras is not a Keras file.*zip archive"),
+        ("noise.h5", bytes(range(7, 207)), r"noise\.h5 is not an HDF5 file"),
+        ("noise.keras", bytes(range(7, 207)), r"noise\.keras is not a Keras file"),
         ("model.pt", b"x", r"model\.pt has the ending '\.pt'.*\.keras, \.h5, \.hdf5.*SavedModel"),
         ("m.tflite", b"x", r"ending '\.tflite'.*evaluated, not trained"),
         ("bare", b"x", r"ending ''"),
@@ -285,7 +285,9 @@ def test_exchanged_endings_are_noticed(tmp_path, sound):
 def test_a_zip_that_is_no_model_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.keras", "w") as archive:
         archive.writestr("photo.txt", "sun")
-    with pytest.raises(ModelFileError, match=r"no Keras model: config\.json, metadata\.json, "):
+    with pytest.raises(
+        ModelFileError, match=r"not a Keras model: it lacks config\.json, metadata\.json, "
+    ):
         load_model(tmp_path / "photos.keras")
 
 
@@ -293,7 +295,7 @@ def test_broken_json_in_a_file_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "broken.keras", "w") as archive:
         for name in ("config.json", "metadata.json", "model.weights.h5"):
             archive.writestr(name, "{")
-    with pytest.raises(ModelFileError, match=r"broken\.keras is damaged: .*no JSON"):
+    with pytest.raises(ModelFileError, match=r"broken\.keras is damaged: .*not JSON"):
         load_model(tmp_path / "broken.keras")
 
 
@@ -304,7 +306,7 @@ def test_a_weights_file_is_told_from_a_model(tmp_path):
 
 
 def test_a_folder_that_is_no_saved_model_is_named(tmp_path):
-    with pytest.raises(ModelFileError, match=r"no SavedModel: saved_model\.pb is missing"):
+    with pytest.raises(ModelFileError, match=r"not a SavedModel: it lacks saved_model\.pb"):
         load_model(tmp_path)
 
 

@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -5,9 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdtflite.distillation.losses.base import DistillationLoss
+from kdtflite.distillation import losses
+from kdtflite.distillation.losses import DistillationLoss
+from kdtflite.distillation.objective import Objective
 from kdtflite.errors import ConfigurationError
-from kdtflite.pipeline.losses import loss_names
+from kdtflite.pipeline.losses import loss_names, make_losses
 from kdtflite.pipeline.recipe import Recipe, list_recipes, load_recipe
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
@@ -92,13 +95,64 @@ def test_an_unknown_name_offers_the_nearest():
         load_recipe("nowhere/recipe.yaml")
 
 
-def test_the_baseline_trains_as_long_as_the_student_to_ship():
+def test_the_baseline_trains_like_the_student_to_ship_without_the_teacher():
     recipe = load_recipe(values())
-    assert recipe.baseline.epochs == 4 + 3
+    assert recipe.baseline.epochs == 4
+    assert recipe.baseline_quantization.epochs == 3
+    assert recipe.baseline_quantization.learning_rate == recipe.quantization.learning_rate
+    for training in (recipe.baseline, recipe.baseline_quantization):
+        assert not {"losses", "temperature", "cached_views"} & set(type(training).model_fields)
     assert recipe.baseline.learning_rate == recipe.distillation.learning_rate
     assert recipe.baseline.augmentation == recipe.distillation.augmentation
     own = {**values(), "hard_labels": {"epochs": 2, "learning_rate": 0.5}}
     assert load_recipe(own).baseline.epochs == 2
+
+
+def test_a_quantization_left_out_is_a_short_tail_at_a_tenth_of_the_rate():
+    recipe = values()
+    recipe["distillation"] = {
+        "epochs": 40, "learning_rate": 0.2, "optimizer": "sgd", "weight_decay": 0.0002,
+        "augmentation": {"crop": 4}, "temperature": 3, "cached_views": 8,
+    }  # fmt: skip
+    del recipe["quantization"]
+    tail = load_recipe(recipe).quantization
+    assert (tail.epochs, tail.learning_rate, tail.optimizer) == (5, 0.02, "sgd")
+    assert (tail.weight_decay, tail.augmentation.crop) == (0.0002, 4)
+    assert (tail.losses, tail.cached_views) == ("distillation", 8)
+    recipe["quantization"] = {"epochs": 2}
+    tail = load_recipe(recipe).quantization
+    assert (tail.epochs, tail.learning_rate, tail.optimizer) == (2, 0.02, "adam")
+    recipe["quantization"] = {"epochs": 2, "learning_rate": 1}
+    assert load_recipe(recipe).quantization.learning_rate == 1
+
+
+def test_a_share_of_labels_is_said_in_either_spelling():
+    recipe = values()
+    for word in ("labeled", "labelled"):
+        recipe["data"] = {"name": "digits", word: 0.1}
+        stored = load_recipe(recipe).model_dump()["data"]
+        assert stored["labeled"] == 0.1
+        assert "labelled" not in stored
+    for wrong, message in (
+        ({"labeled": 0.1, "labelled": 0.1}, "either `labeled` or `labelled`"),
+        ({"labeled": 1.0}, "data.labeled"),
+        ({"labelled": 0}, "data.labeled"),
+    ):
+        recipe["data"] = {"name": "digits", **wrong}
+        with pytest.raises(ConfigurationError, match=message):
+            load_recipe(recipe)
+
+
+def test_the_files_to_choose_from_are_named_and_all_four_by_default():
+    recipe = values()
+    four = ["ptq_int8", "hard_labels_qat_int8", "distilled_ptq_int8", "distilled_int8"]
+    assert load_recipe(recipe).variants[:4] == four
+    recipe["variants"] = four[2:]
+    assert load_recipe(recipe).variants == four[2:]
+    for wrong in ([], ["distilled"], [four[0], four[0]], ["int8"], "ptq_int8"):
+        recipe["variants"] = wrong
+        with pytest.raises(ConfigurationError, match="variants"):
+            load_recipe(recipe)
 
 
 def test_a_recipe_survives_yaml():
@@ -180,10 +234,58 @@ def test_losses_by_name_have_their_parameters_and_weights_and_schedules():
     assert options["loss_weights"][4] == 0.5
 
 
-def test_every_loss_over_classes_has_a_name():
-    assert {"soft_targets", "dist", "crd", "decoupled_kd", "relational_kd"} <= set(loss_names())
-    assert "regression" not in loss_names()
-    assert all(issubclass(loss, DistillationLoss) for loss in loss_names().values())
+LOSSES = [
+    loss
+    for loss in (getattr(losses, name) for name in losses.__all__)
+    if isinstance(loss, type)
+    and issubclass(loss, DistillationLoss)
+    and not inspect.isabstract(loss)
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_a_loss_has_one_word_in_recipes_logs_and_on_its_class(loss):
+    word = vars(loss)["default_name"]  # of the class itself, not inherited
+    task = loss.tasks[0]
+    assert (loss_names().get(word) is loss) == ("multiclass" in loss.tasks)
+    layers = {"student_layers": ["a", "b"], "teacher_layers": ["c", "d"]}
+    arguments = {
+        **(layers if issubclass(loss, losses.FeatureLoss) else {}),
+        **({"loss": losses.SoftTargets()} if loss is losses.LogitStandardization else {}),
+    }
+    made = loss(**arguments)
+    assert made.name == word
+    assert loss(**arguments, name="own").name == "own"
+    outputs = "values" if task == "regression" else "logits"
+    objective = Objective([made], None, None, outputs=outputs, task=task, output_shape=(None, 3))
+    assert f"{word}_loss" in [metric.name for metric in objective.metrics]
+
+
+def test_recipes_know_a_loss_by_its_class_and_not_by_its_file(monkeypatch):
+    monkeypatch.setattr(losses.SoftTargets, "__module__", "kdtflite.distillation.losses.moved")
+    loss_names.cache_clear()
+    assert loss_names()["soft_targets"] is losses.SoftTargets
+    assert "moved" not in loss_names()
+
+
+def test_the_word_that_logs_once_had_for_a_loss_still_names_it():
+    entry = {"student_layers": "a", "teacher_layers": "b"}
+    old, new = (
+        make_losses([{"name": name, **entry}])["losses"][0]
+        for name in ("relational", "relational_kd")
+    )
+    assert type(old) is type(new) is losses.RelationalKD
+    assert old.name == new.name == "relational_kd"
+
+
+def test_a_loss_is_named_after_its_class_and_never_without_a_name():
+    class OwnKDLoss(losses.LogitsLoss):
+        def __call__(self, student_logits, teacher_logits):
+            raise NotImplementedError
+
+    assert OwnKDLoss().name == "own_kd_loss"
+    with pytest.raises(ConfigurationError, match="Received: name=''"):
+        losses.SoftTargets(name="")
 
 
 @pytest.mark.parametrize(
@@ -191,8 +293,8 @@ def test_every_loss_over_classes_has_a_name():
     [
         ({"losses": "best"}, "expected 'auto' or a list such as"),
         ({"losses": ["soft_targets"]}, "expected 'auto' or a list such as"),
-        ({"losses": "auto", "temperature": 2}, "brings temperature and weights with it"),
-        ({"losses": "auto", "hard_label_weight": 0}, "brings temperature and weights with it"),
+        ({"losses": "auto", "temperature": 2}, "includes temperature and weights"),
+        ({"losses": "auto", "hard_label_weight": 0}, "includes temperature and weights"),
         ({"losses": [{"name": "dist"}], "temperature": 2}, "beside the name of a loss"),
         ({"losses": [{"name": "soft_target"}]}, "Did you mean 'soft_targets'"),
         ({"losses": [{"name": "dist", "betta": 1}]}, "has no betta. Expected: temperature, beta"),
@@ -212,6 +314,14 @@ def test_every_loss_over_classes_has_a_name():
         ({"early_stopping": {"patience": 0}}, "early_stopping.patience"),
         ({"ema": 1.0}, "distillation.ema"),
         ({"label_smoothing": 1.0}, "distillation.label_smoothing"),
+        ({"optimizer": "rmsprop"}, "distillation.optimizer"),
+        ({"optimizer": "adamw"}, "needs a `weight_decay`"),
+        ({"schedule": "linear"}, "distillation.schedule"),
+        ({"batch_norm_batches": -1}, "distillation.batch_norm_batches"),
+        ({"augmentation": {"shift": 1, "crop": 1}}, "either `shift` or `crop`"),
+        ({"augmentation": {"crop": 1.5}}, "distillation.augmentation.crop"),
+        ({"cached_views": 8, "augmentation": {}}, "the 8 `cached_views` would all be the same"),
+        ({"cached_views": 1, "mixing": {"mixup": 1}}, "not for mixed ones"),
     ],
 )
 def test_losses_and_aids_that_make_no_sense_are_refused(more, message):

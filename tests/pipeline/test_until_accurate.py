@@ -164,6 +164,13 @@ def test_a_stopped_job_goes_on_to_the_same_weights(problem, tmp_path, monkeypatc
         with np.load(folder / f"{name}.npz") as one, np.load(kept / f"{name}.npz") as other:
             for path in one:
                 np.testing.assert_array_equal(one[path], other[path])
+    (folder / "round_02.json").write_text("{")
+    options["losses"] = [SoftTargets(2.0), Hints("hidden", "last")]
+    again = until_accurate(
+        student_of(), teacher, train, validation, folder=folder, max_rounds=2, **options
+    )
+    assert again.rounds == whole.rounds
+    assert "round 2 is made again" in " ".join(capsys.readouterr().err.split())
     other = Fit(**{**vars(FIT), "epochs": 2})
     for differs, more in (("epochs", {"fit": other}), ("io_dtype", {"io_dtype": "uint8"})):
         with pytest.raises(OutputExistsError, match=f"another job: {differs} differ"):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from kdtflite.errors import ConfigurationError, DataError, KdtfliteError
 from kdtflite.pipeline import workers as workers_module
-from kdtflite.pipeline.cluster import Cluster, cluster_of_environment
+from kdtflite.pipeline.cluster import Cluster, read_cluster
 from kdtflite.pipeline.run import run
 from kdtflite.pipeline.workers import ALONE, Workers
 
@@ -40,7 +40,7 @@ def listening():
 )
 def test_the_cluster_is_that_of_tf_config_the_chief_first(monkeypatch, text, expected):
     monkeypatch.setenv("TF_CONFIG", text)
-    assert cluster_of_environment() == expected
+    assert read_cluster() == expected
 
 
 @pytest.mark.parametrize(
@@ -87,20 +87,20 @@ def test_several_workers_are_refused_in_a_process_that_used_tensorflow(monkeypat
 def test_alone_nothing_is_changed(tmp_path):
     batches = tf.data.Dataset.range(3)
     before = tf.distribute.get_strategy()
-    with ALONE.scope(), ALONE.synchronized(None), ALONE.together(tmp_path):
+    with ALONE.scope(), ALONE.synchronize(None), ALONE.watch(tmp_path):
         assert tf.distribute.get_strategy() is before
-    assert ALONE.shared(batches) is batches
-    assert ALONE.own(tmp_path) == tmp_path
-    assert ALONE.agreed(5) == 5
-    assert ALONE.chief
+    assert ALONE.shard(batches) is batches
+    assert ALONE.choose_folder(tmp_path) == tmp_path
+    assert ALONE.broadcast(5) == 5
+    assert ALONE.is_chief
 
 
 def test_others_than_the_chief_write_elsewhere_and_clear_it_away(monkeypatch, tmp_path):
     monkeypatch.setenv("TF_CONFIG", config({"worker": ["a:1", "b:2"]}, index=1))
     worker = Workers("auto")
-    assert not worker.chief
-    with worker.together(tmp_path):
-        own = worker.own(tmp_path / "teacher")
+    assert not worker.is_chief
+    with worker.watch(tmp_path):
+        own = worker.choose_folder(tmp_path / "teacher")
         own.mkdir()
         assert tmp_path not in own.parents
     assert not own.parent.exists()
@@ -108,7 +108,7 @@ def test_others_than_the_chief_write_elsewhere_and_clear_it_away(monkeypatch, tm
 
 def test_those_who_do_not_answer_are_named_by_number_and_address(listening):
     alive, dead = listening
-    assert Cluster((alive, dead, "myself:1"), 2).gone() == [f"worker 1 ({dead})"]
+    assert Cluster((alive, dead, "myself:1"), 2).find_lost() == [f"worker 1 ({dead})"]
 
 
 def test_a_lost_worker_is_one_sentence_and_other_errors_pass(monkeypatch, tmp_path, listening):
@@ -117,13 +117,13 @@ def test_a_lost_worker_is_one_sentence_and_other_errors_pass(monkeypatch, tmp_pa
     workers = Workers("auto")
     with (
         pytest.raises(KdtfliteError, match=rf"because worker 1 \({dead}\) died.*start all workers"),
-        workers.together(tmp_path),
+        workers.watch(tmp_path),
     ):
         raise tf.errors.UnavailableError(None, None, "Collective ops is aborted")
-    monkeypatch.setattr(Cluster, "gone", lambda cluster: [])
-    with pytest.raises(tf.errors.InternalError), workers.together(tmp_path):
+    monkeypatch.setattr(Cluster, "find_lost", lambda cluster: [])
+    with pytest.raises(tf.errors.InternalError), workers.watch(tmp_path):
         raise tf.errors.InternalError(None, None, "no memory")
-    with pytest.raises(tf.errors.InvalidArgumentError), workers.together(tmp_path):
+    with pytest.raises(tf.errors.InvalidArgumentError), workers.watch(tmp_path):
         raise tf.errors.InvalidArgumentError(None, None, "a fault of ours")
 
 
@@ -131,5 +131,5 @@ def test_a_folder_that_is_not_shared_is_said(monkeypatch):
     monkeypatch.setattr(workers_module, "_SECONDS_UNTIL_SEEN", 0.0)
     found = iter([None, 3])
     with pytest.raises(DataError, match=r"teacher/done\.json.*same on all workers"):
-        ALONE.seen(lambda: next(found), "teacher/done.json")
-    assert ALONE.seen(lambda: next(found), "teacher/done.json") == 3
+        ALONE.wait_for(lambda: next(found), "teacher/done.json")
+    assert ALONE.wait_for(lambda: next(found), "teacher/done.json") == 3

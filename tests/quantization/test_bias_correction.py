@@ -1,4 +1,4 @@
-"""Bias correction: the mean output of every layer is the float model's again."""
+"""Bias correction: every layer has the mean output of the float model again."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_one_layer_by_hand():
     np.testing.assert_allclose(layer.layer.get_weights()[1], [0.3, -0.2] - change, atol=1e-6)
     inner = student.get_layer("quant_x")(x.astype(np.float32))
     np.testing.assert_allclose(
-        layer.pre_activation(inner).numpy().mean(axis=0), y.mean(axis=0), atol=1e-6
+        layer.compute_pre_activation(inner).numpy().mean(axis=0), y.mean(axis=0), atol=1e-6
     )
     (one,) = correction.corrected
     assert (one.layer, one.parameter) == ("dense", "bias")
@@ -50,13 +50,13 @@ def test_one_layer_by_hand():
 
 
 def means(model, layer, x):
-    """The mean of each channel of what `layer` gives before its activation."""
+    """The mean of each channel of the output of `layer` before its activation."""
     layer = model.get_layer(layer)
     held = keras.Model(model.input, layer.input)(x)
     if isinstance(layer, L.BatchNormalization):
         output = layer(held)
-    elif hasattr(layer, "pre_activation"):
-        output = layer.pre_activation(held)
+    elif hasattr(layer, "compute_pre_activation"):
+        output = layer.compute_pre_activation(held)
     else:
         its_own, layer.activation = layer.activation, keras.activations.linear
         output = layer(held)
@@ -64,7 +64,7 @@ def means(model, layer, x):
     return output.numpy().astype(np.float64).reshape(-1, output.shape[-1]).mean(axis=0)
 
 
-def test_every_layers_mean_is_the_float_models_with_what_is_before_it_corrected(trained, digits):
+def test_after_the_layers_before_it_each_layer_has_the_mean_of_the_float_model(trained, digits):
     x = digits[0][:100]
     student = quantize_aware(trained, x)
     exact = strip(student)
@@ -85,7 +85,7 @@ def test_every_layers_mean_is_the_float_models_with_what_is_before_it_corrected(
     assert again == correction
 
 
-def test_the_files_mean_output_comes_nearer_to_the_float_models(trained, digits):
+def test_the_mean_output_of_the_file_comes_closer_to_that_of_the_float_model(trained, digits):
     x = digits[0][:300]
     wanted = trained(x).numpy().mean(axis=0)
     errors = []
@@ -100,7 +100,7 @@ def test_the_files_mean_output_comes_nearer_to_the_float_models(trained, digits)
     assert corrected < file.outputs[0].scale
 
 
-def test_what_has_no_bias_of_its_own_is_left_and_said(capsys):
+def test_a_layer_without_its_own_bias_is_left_and_reported(capsys):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 4, 2), name="image")
     x = L.Conv2D(3, 1, use_bias=False, name="bare")(inputs)
@@ -120,8 +120,8 @@ def test_what_has_no_bias_of_its_own_is_left_and_said(capsys):
         "shared": "it is called more than once: one bias serves all calls",
     }
     assert [(one.layer, one.parameter) for one in correction.corrected] == [("biased", "bias")]
-    said = " ".join(capsys.readouterr().err.split())
-    assert "bare: it has no bias; normed: it has no bias; shared: it is called more" in said
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "bare: it has no bias; normed: it has no bias; shared: it is called more" in printed
 
 
 def test_several_inputs_by_name_and_batches_of_unequal_size():
@@ -138,15 +138,17 @@ def test_several_inputs_by_name_and_batches_of_unequal_size():
     correct_biases(student, data)
     layer = student.get_layer("quant_out")
     given = keras.Model(student.input, layer.input)(x)
-    np.testing.assert_allclose(layer.pre_activation(given).numpy().mean(axis=0), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        layer.compute_pre_activation(given).numpy().mean(axis=0), wanted, atol=1e-5
+    )
 
 
 def test_what_cannot_be_corrected_is_refused(trained, digits):
     x = digits[0][:40]
     with pytest.raises(UnsupportedModelError, match="'digits', which has no fake quantization"):
         correct_biases(trained, x)
-    with pytest.raises(UnsupportedModelError, match="Received: 'str'"):
-        correct_biases("model.keras", x)
+    with pytest.raises(UnsupportedModelError, match="Received: int"):
+        correct_biases(3, x)
     with pytest.raises(ConfigurationError, match="without a range for image"):
         correct_biases(quantize_aware(trained), x)
     student = quantize_aware(trained, x)

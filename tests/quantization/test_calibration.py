@@ -24,7 +24,7 @@ def calibrated(name, *batches, **options):
 
 
 def mean_squared_error(x, low, high, *, bits=8, symmetric=False):
-    """Of rounding x, in float64, on the grid that the integer kernels would have."""
+    """The error of rounding x, in float64, on the grid of the integer kernels."""
     x = np.asarray(x, np.float64)
     if symmetric:
         step, zero, least, greatest = high / (2 ** (bits - 1) - 1), 0, 1 - 2 ** (bits - 1), None
@@ -48,7 +48,7 @@ def mean_squared_error(x, low, high, *, bits=8, symmetric=False):
     ],
     ids=["zeros", "one", "one negative", "constant", "constant negative"],
 )
-def test_there_is_nothing_to_clip_where_all_values_are_one(name, values, expected):
+def test_nothing_is_clipped_where_all_values_are_equal(name, values, expected):
     assert calibrated(name, values) == pytest.approx(expected, rel=2e-3)
     largest = max(np.abs(expected))
     assert calibrated(name, values, symmetric=True) == pytest.approx((-largest, largest), rel=2e-3)
@@ -75,7 +75,7 @@ def test_without_any_value_there_is_no_range(name):
 
 @pytest.mark.parametrize("name", CALIBRATIONS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e60])
-def test_a_value_that_is_not_finite_is_refused_and_nothing_taken_in(name, bad):
+def test_a_value_that_is_not_finite_is_refused_with_its_whole_batch(name, bad):
     observer = get_calibration(name)()
     observer.update([1.0, -2.0])
     before = observer.range()
@@ -93,8 +93,8 @@ def test_the_unit_of_the_values_does_not_matter(name, scale):
 
 
 @pytest.mark.parametrize("name", CALIBRATIONS)
-@pytest.mark.parametrize("largest", [2.0**-140, 1e-38, 3e38])
-def test_float32s_own_ends_are_no_trouble(name, largest):
+@pytest.mark.parametrize("largest", [2.0**-124, 3e38])  # a quarter of 2^-124 is still normal
+def test_the_limits_of_float32_work(name, largest):
     low, high = calibrated(name, np.array([-0.5, 0.0, 0.25, 1.0]) * largest)
     assert -0.51 * largest <= low < 0 < high <= 1.01 * largest
 
@@ -107,7 +107,7 @@ def test_outliers_are_clipped_by_all_but_min_max():
         assert -reach < low < -3.4, name
         assert 3.4 < high < reach, name
         assert calibrated(name, WITH_OUTLIERS, symmetric=True)[1] < reach, name
-    # In its batch the outlier stands alone; nine of ten batches know nothing of it.
+    # The outlier is in one batch of ten only.
     low, high = calibrated("moving_average", *[GAUSSIAN] * 9, WITH_OUTLIERS)
     assert -8 < low < -4
     assert 4 < high < 8
@@ -115,12 +115,12 @@ def test_outliers_are_clipped_by_all_but_min_max():
 
 def test_one_huge_outlier_does_not_hide_the_rest():
     x = np.concatenate([GAUSSIAN, [1e4]]).astype(np.float32)
-    # The bin of the histogram that the percentile falls into is 2.4 wide.
+    # The histogram's bin with the percentile is 2.4 wide.
     assert calibrated("percentile", x) == pytest.approx(calibrated("percentile", GAUSSIAN), abs=2.5)
     x[-1] = 300
     low, high = calibrated("mse", x)
     assert mean_squared_error(x, low, high) < 0.9 * mean_squared_error(x, x.min(), x.max())
-    # Relative entropy has ranges down to an eighth of the whole.
+    # The smallest range of relative entropy is an eighth of the whole.
     assert calibrated("entropy", np.append(GAUSSIAN, 100.0))[1] < 100 / 7
 
 
@@ -176,6 +176,27 @@ def test_batches_of_any_size_and_order_give_the_same_range(values, data):
             assert streamed == at_once, name
 
 
+@pytest.mark.parametrize("name", ["min_max", "percentile", "mse", "entropy", "moving_average"])
+@pytest.mark.parametrize("tiny", [1.4e-45, 1e-39, 2.0**-126])
+def test_numbers_that_some_processors_flush_to_zero_change_no_range(name, tiny):
+    # 2^-126 is the least normal number: divided by the width of a bin it must not become denormal.
+    batches = [[-tiny], [8191.0], [0.0]]
+    at_once = calibrated(name, [value for batch in batches for value in batch])
+    assert calibrated(name, *batches[::-1]) == at_once or name == "moving_average"
+    if tiny < 2.0**-126:
+        assert calibrated(name, [-tiny, tiny]) == (0.0, 0.0)
+        assert calibrated(name, [0.0, 8191.0, -tiny]) == calibrated(name, [0.0, 8191.0, 0.0])
+
+
+def test_the_bins_of_small_negative_values_do_not_depend_on_denormals():
+    from kdtflite.quantization.calibration.histogram import Histogram
+
+    values = np.array([-(2.0**-126), -(2.0**-120), 8191.0], np.float32)
+    histogram = Histogram()
+    histogram.add(values)
+    assert histogram.counts[: -histogram.first].sum() == 2
+
+
 def test_mean_and_deviation_are_joined_over_batches():
     x = GAUSSIAN.astype(np.float64) * 3 + 50  # from 35 to 65
     shifted = np.concatenate([x, -x]).astype(np.float32)
@@ -193,7 +214,7 @@ def test_a_moving_average_starts_without_bias():
     # d = 0.9: highs 1, 2, 4 weigh 0.081, 0.09, 0.1, which sum to 1 - 0.9³ = 0.271
     low, high = calibrated("moving_average", [-1.0, 1.0], [0.5, 2.0], [-3.0, 4.0], decay=0.9)
     assert high == pytest.approx((0.081 * 1 + 0.09 * 2 + 0.1 * 4) / 0.271)
-    # The second batch ends at 0, which every range contains.
+    # The second batch stops at 0, which every range contains.
     assert low == pytest.approx(-(0.081 * 1 + 0.1 * 3) / 0.271)
     assert calibrated("moving_average", [-1.0, 1.0], decay=0.999) == pytest.approx((-1, 1))
     # Sizes 5, 3: (0.09 · 5 + 0.1 · 3) / 0.19
@@ -254,7 +275,7 @@ def test_least_squares_are_found_as_by_a_dense_search_on_the_values(sample, bits
         for b in (shares if x.max() > 0 else [0])
         if a * x.min() < b * x.max()
     )
-    # Its own search is finer; what it gives away lies in the histogram's bins.
+    # The search is finer than this one; its only inaccuracy is the histogram's bins.
     assert mean_squared_error(x, low, high, bits=bits) <= 1.01 * least
 
 
@@ -283,7 +304,7 @@ def test_values_that_are_on_the_grid_already_keep_their_range():
 
 
 def tensorrt(sizes, bins, width, levels=128):
-    """The calibrator as Migacz' slides and NVIDIA's pytorch-quantization have it, bin by bin.
+    """The calibrator of Migacz' slides and NVIDIA's pytorch-quantization, bin by bin.
 
     Gives the divergence for each end of the range that has one.
     """
@@ -325,11 +346,11 @@ def test_relative_entropy_is_least_where_tensorrt_finds_it(x):
     expected = tensorrt(np.abs(x), bins, width)
     observer = get_calibration("entropy", symmetric=True)()
     observer.update(x)
-    counts, first, given_width = observer.histogram.coarse(2048)
+    counts, first, given_width = observer.histogram.coarsen(2048)
     assert (len(counts), first, given_width) == (bins, 0, width)
     for end, wanted in expected.items():
         assert divergence(counts, 0, end, 128) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
-    # Ends in gaps, which TensorRT's rule leaves out, may be better still.
+    # Limits in gaps, which TensorRT's rule leaves out, may be even better.
     end = np.ceil(observer.range()[1] / width)
     assert divergence(counts, 0, int(end), 128) <= min(expected.values()) * (1 + 1e-9)
     if end in expected:
@@ -337,8 +358,8 @@ def test_relative_entropy_is_least_where_tensorrt_finds_it(x):
     assert abs(end - min(expected, key=expected.get)) <= 16
 
 
-def test_relative_entropy_searches_each_end_for_itself():
-    # The lower tail is long and thin, the upper ends at once.
+def test_relative_entropy_searches_each_limit_by_itself():
+    # The lower tail is long and thin, the upper one short.
     random = np.random.default_rng(4)
     x = np.concatenate([random.uniform(-1, 1, 100_000), random.uniform(-8, -1, 30)])
     low, high = calibrated("entropy", x)
@@ -348,7 +369,7 @@ def test_relative_entropy_searches_each_end_for_itself():
     assert mirrored == pytest.approx((-high, -low), abs=0.3)
 
 
-def test_an_unknown_calibration_lists_those_there_are():
+def test_an_unknown_calibration_lists_the_known_ones():
     with pytest.raises(
         ConfigurationError,
         match=r"no calibration 'minmax'. Did you mean 'min_max'\? Expected one of: entropy, "
@@ -357,7 +378,7 @@ def test_an_unknown_calibration_lists_those_there_are():
         get_calibration("minmax")
 
 
-def test_an_unknown_option_lists_those_there_are():
+def test_an_unknown_option_lists_the_known_ones():
     with pytest.raises(
         ConfigurationError,
         match=r"'percentile' has no option 'share'. Expected: percentile, symmetric, bits\.",

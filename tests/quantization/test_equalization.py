@@ -1,4 +1,4 @@
-"""Cross-layer equalization: the same function, equal ranges, chains that end where they must."""
+"""Cross-layer equalization: the same function, equal ranges, chains that stop where they must."""
 
 import keras as keras3
 import numpy as np
@@ -12,7 +12,7 @@ L = keras.layers
 
 
 def randomized(model, seed=0, spread=1.5):
-    """Gives every weight a value of its own, channels of very unlike sizes."""
+    """Gives every weight a value of its own, with channels of very different sizes."""
     random = np.random.default_rng(seed)
     for layer in model.layers:
         weights = []
@@ -86,7 +86,7 @@ def test_a_depthwise_triple_by_hand():
     for name, value in (("a", 27.0), ("b", 8.0), ("c", 0.125)):
         model.get_layer(name).set_weights([np.full((1, 1, 1, 1), value), np.ones(1)])
     equalized = equalize(model)
-    # All three come to the cube root of 27 · 8 / 8 = 3 · 2 / 2, as in the paper's appendix.
+    # All three become the cube root of 27 · 8 / 8 = 3 · 2 / 2, as in the paper's appendix.
     kernels = [equalized.get_layer(name).get_weights()[0].item() for name in "abc"]
     np.testing.assert_allclose(kernels, [3, 3, 3], rtol=1e-4)
     # s1 = 27 / 3 divides a's bias, s2 = 3 / 0.125 b's.
@@ -223,7 +223,7 @@ def test_a_pair_gets_equal_ranges_and_computes_the_same(chain):
     assert np.abs(np.log(pair.before[:, 0] / pair.before[:, 1])).max() > 0.5
     np.testing.assert_allclose(pair.after[:, 0], pair.after[:, 1], rtol=1e-6)
     np.testing.assert_allclose(pair.after[:, 0], np.sqrt(pair.before.prod(axis=1)), rtol=1e-6)
-    # What it says is so: by the folded kernels themselves.
+    # The report agrees with the folded kernels themselves.
     given, taken = folded(equalized, "a", "n"), folded(equalized, "b", "m")
     channels = len(pair.after)
     np.testing.assert_allclose(largest_by_output(given, channels), pair.after[:, 0], rtol=1e-5)
@@ -317,7 +317,7 @@ def test_a_channel_that_is_always_zero_has_no_values_to_equalize():
         assert all(np.isfinite(weight).all() for weight in layer.get_weights())
 
 
-def test_where_a_chain_ends_is_said():
+def test_the_end_of_a_chain_is_explained():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 3), name="image")
     x = L.Conv2D(4, 3, padding="same", activation="relu6", name="six")(inputs)
@@ -376,8 +376,8 @@ def test_the_model_given_is_not_changed_and_keeps_its_names():
     assert equalized.name == "net"
 
 
-def test_a_model_taken_from_another_sees_its_own_layers_alone():
-    # A second head on the same layers is none of this model's business.
+def test_a_model_that_shares_layers_sees_only_its_own():
+    # A second head on the same layers does not belong to this model.
     model = network(L.Conv2D(5, 3, activation="relu", name="a"), L.Conv2D(2, 3, name="b"))
     L.Conv2D(7, 1)(model.get_layer("a").output)
     assert names(equalize(model)) == [("a", "b")]
@@ -399,9 +399,9 @@ def test_a_sequential_model_stays_one(capsys):
     equalized = equalize(model)
     assert isinstance(equalized, keras.Sequential)
     assert names(equalized) == [("a", "b"), ("b", "c")]
-    said = capsys.readouterr().err
-    assert said.startswith("Equalized 2 pairs of layers in 'digits'. Ranges of channels differ")
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("Equalized 2 pairs of layers in 'digits'. Ranges of channels differ")
+    assert printed.count("\n") == 1
 
 
 def test_a_keras3_model_is_taken():
@@ -414,7 +414,7 @@ def test_a_keras3_model_is_taken():
     np.testing.assert_allclose(equalize(model)(x), model(x), atol=1e-5)
 
 
-def test_nothing_to_equalize_is_said_and_is_no_error(capsys):
+def test_nothing_to_equalize_is_reported_without_an_error(capsys):
     model = network(L.Flatten(), L.Dense(3))
     assert equalize(model).equalization.pairs == ()
     assert "Nothing in 'net' can be equalized" in capsys.readouterr().err
@@ -461,7 +461,7 @@ def accuracy_in_integers(model, x, y):
     return (x.argmax(axis=1) == y).mean()
 
 
-def test_unequal_channels_cost_accuracy_in_integers_and_equalization_gives_it_back(digits):
+def test_unequal_channels_cost_integer_accuracy_and_equalization_restores_it(digits):
     x, y, x_test, y_test = digits
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

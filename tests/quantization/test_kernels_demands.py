@@ -1,4 +1,4 @@
-"""What TensorFlow Lite's integer kernels demand, read from the file itself."""
+"""The demands of TensorFlow Lite's integer kernels, read from the file itself."""
 
 import numpy as np
 import tf_keras as keras
@@ -74,14 +74,14 @@ def test_the_files_kernel_is_the_one_folded_by_hand():
     parameters = tensors[kernel]["quantization_parameters"]
     np.testing.assert_allclose(parameters["scales"], scales, rtol=1e-5)
     codes = np.round(folded / scales).transpose(3, 0, 1, 2)
-    # A weight that lies within float32's error of the middle between two codes may go either way.
+    # A weight in the middle between two codes, within the error of float32, may be either.
     assert np.mean(interpreter.get_tensor(kernel) != codes) < 0.01
     step = tensors[given]["quantization"][0] * scales
     shift = beta - mean * factor
     assert np.abs(interpreter.get_tensor(bias) - np.round(shift / step)).max() <= 1
 
 
-def test_softmax_and_sigmoid_end_on_the_specifications_grid():
+def test_softmax_and_sigmoid_outputs_have_the_grid_of_the_specification():
     inputs = keras.Input((4,))
     h = L.Dense(6)(inputs)
     outputs = {"classes": L.Softmax(name="classes")(h), "chance": L.Activation("sigmoid")(h)}

@@ -7,10 +7,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 import kdtflite
-from kdtflite.errors import DataError, UnsupportedModelError
+from kdtflite.errors import ConfigurationError, DataError, UnsupportedModelError
 from kdtflite.models import load_model
 from kdtflite.quantization import quantize_aware
-from kdtflite.quantization.ranges import input_ranges, rounding_off
+from kdtflite.quantization.ranges import read_input_ranges, suspend_rounding
 from kdtflite.runtime import import_tfmot
 
 L = keras.layers
@@ -22,7 +22,7 @@ class Twice(L.Layer):
 
 
 def ranges(model, layer):
-    """Least and greatest value of each activation range of a layer."""
+    """Lower and upper limit of each activation range of a layer."""
     found = {w.name.split("/")[-1][:-2]: w.numpy() for w in model.get_layer(layer).weights}
     return {
         name.removesuffix("_min"): (value, found[name.removesuffix("_min") + "_max"])
@@ -61,7 +61,7 @@ def test_before_the_first_step_it_is_as_accurate_as_the_float_model(trained, dig
     wanted = accuracy(trained, x_test, y_test)
     assert wanted > 0.95
     assert abs(accuracy(quantize_aware(trained, x[:300]), x_test, y_test) - wanted) <= 0.01
-    # TFMOT's own start, for which there is no excuse.
+    # TFMOT's own start.
     alone = import_tfmot().quantization.keras.quantize_model(trained)
     assert accuracy(alone, x_test, y_test) < 0.5
 
@@ -76,10 +76,10 @@ def test_activation_ranges_are_those_of_the_float_activations(trained, digits):
         # Exact but for the order in which batches of another size are summed.
         np.testing.assert_allclose(low, min(value.min(), 0), rtol=1e-5)
         np.testing.assert_allclose(high, value.max(), rtol=1e-5)
-    assert input_ranges(model) == {"image": (0.0, float(x.max()))}
+    assert read_input_ranges(model) == {"image": (0.0, float(x.max()))}
 
 
-def test_weights_have_a_scale_a_channel_in_convolutions_and_one_in_dense(trained, digits):
+def test_weights_have_one_scale_per_channel_in_convolutions_and_one_in_dense(trained, digits):
     model = quantize_aware(trained, digits[0][:64])
     for layer, name, axes in (
         ("conv", "kernel", (0, 1, 2)),
@@ -90,6 +90,33 @@ def test_weights_have_a_scale_a_channel_in_convolutions_and_one_in_dense(trained
         step = np.abs(weight).max(axis=axes, keepdims=True) / 127
         rounded = model.get_layer(f"quant_{layer}").weight_quantizers[name](weight).numpy()
         np.testing.assert_allclose(rounded, np.round(weight / step) * step, atol=1e-6)
+
+
+def test_four_bits_are_for_convolutions_and_dense_layers(trained, digits):
+    x, y, x_test, y_test = digits
+    student = quantize_aware(trained, x[:300], weight_bits=4)
+    bits = {
+        layer.name: {name: (q.bits, q.axes) for name, q in layer.weight_quantizers.items()}
+        for layer in student.layers
+        if hasattr(layer, "weight_quantizers")
+    }
+    assert bits == {
+        "quant_conv": {"kernel": (4, (-1,))},
+        "quant_depthwise": {"depthwise_kernel": (8, (-2, -1))},
+        "quant_logits": {"kernel": (4, ())},
+    }
+    layer = student.get_layer("quant_logits")
+    rounded = layer.weight_quantizers["kernel"](layer.layer.kernel, layer.weight_ranges["kernel"])
+    assert len(np.unique(rounded)) <= 15
+    before = accuracy(student, x_test, y_test)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    student.compile(keras.optimizers.Adam(0.001), loss)
+    student.fit(x, y, batch_size=64, epochs=4, verbose=0)
+    assert accuracy(student, x_test, y_test) >= max(
+        before, accuracy(trained, x_test, y_test) - 0.02
+    )
+    with pytest.raises(ConfigurationError, match=r"weight_bits of 4 or 8\. Received: 3"):
+        quantize_aware(trained, x[:300], weight_bits=3)
 
 
 def test_a_depthwise_kernel_is_rounded_on_each_channels_own_grid():
@@ -103,7 +130,7 @@ def test_a_depthwise_kernel_is_rounded_on_each_channels_own_grid():
     np.testing.assert_allclose(given[0], expected[0], atol=0.01)
 
 
-def test_the_report_says_what_becomes_of_every_layer():
+def test_the_report_accounts_for_every_layer():
     inner = keras.Sequential([keras.Input((6, 6, 4)), L.Conv2D(4, 1, name="deep")], name="inner")
     inputs = keras.Input((8, 8, 1), name="image")
     x = L.Conv2D(4, 3, activation="elu", name="elu_conv")(inputs)
@@ -136,10 +163,10 @@ def test_the_report_says_what_becomes_of_every_layer():
     }
     assert type(model.layers[3]).__name__ == "TFOpLambda"
     assert why(aware) == {"own": "no integer form is known for Twice"}
-    summary = aware.quantization.summary()
-    assert "no integer form is known" in summary
-    assert summary.endswith("9 trained, 2 folded, 1 calibrated")
-    assert aware.quantization.to_dict()[9] == {
+    text = str(aware.quantization)
+    assert "no integer form is known" in text
+    assert text.endswith("9 trained, 2 folded, 1 calibrated")
+    assert aware.quantization.to_dict()["layers"][9] == {
         "layer": "own",
         "class": "Twice",
         "how": "calibrated",
@@ -150,17 +177,17 @@ def test_the_report_says_what_becomes_of_every_layer():
     assert error < 0.1 * np.abs(float_outputs).max()
 
 
-def test_what_is_calibrated_is_said(capsys):
+def test_calibrated_layers_are_reported(capsys):
     quantize_aware(network(Twice(name="own"), L.Dense(2), shape=(8,)))
-    said = capsys.readouterr().err
-    assert "1 of 2 layers are not trained quantization-aware" in said
-    assert "own (Twice)" in said
+    printed = capsys.readouterr().err
+    assert "1 of 2 layers are not trained quantization-aware" in printed
+    assert "own (Twice)" in printed
 
 
 @pytest.mark.parametrize(
     "activation", ["elu", "selu", "hard_sigmoid", "softplus", "mish", "exponential", "leaky_relu"]
 )
-def test_activations_that_tfmot_refuses_are_trained_all_the_same(activation):
+def test_activations_that_tfmot_refuses_are_trained(activation):
     model = network(
         L.Conv2D(3, 3, activation=activation, name="inside"),
         L.Conv2D(3, 3, name="before"),
@@ -198,10 +225,10 @@ def test_a_dead_activation_gets_a_range_that_kernels_take_and_is_named(capsys):
     low, high = ranges(aware, "quant_dead")["output"]
     assert low == 0
     assert (high - low) / 255 > 1e-8  # below, XNNPACK refuses the file
-    said = capsys.readouterr().err
-    assert "1 of 3 activations are always zero" in said
-    assert "widened: dead." in said
-    assert said.count("always zero") == 1
+    printed = capsys.readouterr().err
+    assert "1 of 3 activations are always zero" in printed
+    assert "widened: dead." in printed
+    assert printed.count("always zero") == 1
 
 
 @pytest.mark.parametrize("still", [True, False])
@@ -239,7 +266,7 @@ def test_several_inputs_by_name_each_with_its_own_range():
     for inputs in ([first, second], {"p": first, "q": second}):
         model = keras.Model(inputs, L.Dense(2)(x))
         aware = quantize_aware(model, data)
-        assert input_ranges(aware) == {"z_first": (0.0, 9.0), "a_second": (-5.0, 2.0)}
+        assert read_input_ranges(aware) == {"z_first": (0.0, 9.0), "a_second": (-5.0, 2.0)}
 
 
 def test_weights_saved_and_loaded_are_the_same_student(trained, digits, tmp_path):
@@ -265,12 +292,12 @@ def test_a_keras3_model_is_taken():
     np.testing.assert_allclose(aware(data), model(data), atol=0.03)
 
 
-def test_a_layer_of_ones_own_is_left_for_calibration():
+def test_a_custom_layer_is_left_for_calibration():
     model = network(Twice(name="twice"), L.Flatten(), L.Dense(3))
     aware = quantize_aware(model, images())
     assert why(aware) == {"twice": "no integer form is known for Twice"}
     np.testing.assert_allclose(aware(images()), model(images()), atol=0.05)
-    # Its factor must not end in the rounded kernel that follows, whose codes it would double.
+    # Its factor must not be folded into the rounded kernel after it, whose codes it would double.
     lite = kdtflite.convert(aware, images(), progress=False)
     assert kdtflite.compare(aware, lite, images()).largest_difference_steps < 1.01
 
@@ -284,7 +311,7 @@ def test_what_cannot_be_made_quantization_aware_is_refused(trained):
     with pytest.raises(UnsupportedModelError, match="layer 'double' is a Lambda"):
         quantize_aware(network(L.Lambda(lambda x: 2 * x, name="double"), L.Flatten(), L.Dense(2)))
     with pytest.raises(UnsupportedModelError, match="Expected a Keras model"):
-        quantize_aware("model.keras")
+        quantize_aware("model.tflite")
 
 
 def test_layers_of_two_nested_models_may_share_a_name(capsys):
@@ -293,7 +320,7 @@ def test_layers_of_two_nested_models_may_share_a_name(capsys):
         x = L.Conv2D(2, 3, padding="same", name="conv")(inputs)
         return keras.Model(inputs, L.BatchNormalization(name="norm")(x), name=name)
 
-    # A layer of the name that a part of another is given: "dense" becomes "dense_row" on the way.
+    # A layer with the name of another one's part: "dense" gets a part "dense_row".
     model = network(
         *(block("one"), block("two")),
         *(L.Reshape((8, 16), name="reshape"), L.Dense(3, name="dense")),
@@ -304,7 +331,7 @@ def test_layers_of_two_nested_models_may_share_a_name(capsys):
     model.set_weights([rng.uniform(0.1, 0.9, w.shape) for w in model.get_weights()])
     x = images(shape=(8, 8, 2))
     aware = quantize_aware(model, x)
-    with rounding_off(aware):
+    with suspend_rounding(aware):
         np.testing.assert_allclose(aware(x), model(x), rtol=1e-4)
     assert how(aware) == {
         **{f"{block}/{layer}": "trained" for block in ("one", "two") for layer in ("conv", "norm")},

@@ -22,7 +22,7 @@ finite = st.floats(-1e4, 1e4, width=32)
 
 
 def held(quantizer, *, weight=None):
-    """A layer that holds a quantizer's variables, and these."""
+    """Returns the variables of a quantizer on a layer of its own."""
     layer = keras.layers.Layer()
     if weight is None:
         return quantizer.build("x", layer)
@@ -32,7 +32,7 @@ def held(quantizer, *, weight=None):
 
 
 def symmetric(weight, axes):
-    """w rounded to -127..127 steps, one scale for each position of the axes that stay."""
+    """w rounded to -127..127 steps, with one scale per position of the axes that stay."""
     end = np.abs(weight).max(axis=axes, keepdims=True)
     step = np.where(end > 0, end, 1) / 127
     return np.round(weight / step) * step
@@ -81,7 +81,7 @@ def test_the_gradient_of_a_weight_passes_straight_through():
     np.testing.assert_array_equal(tape.gradient(total, weight), up)
 
 
-def test_a_moving_range_is_the_plain_average_first_and_forgets_its_start():
+def test_a_moving_range_starts_as_the_plain_mean_and_forgets_its_start():
     quantizer = ActivationQuantizer()
     variables = held(quantizer)
     ends = [(-1.0, 2.0), (-3.0, 4.0), (-2.0, 9.0)]
@@ -99,10 +99,10 @@ def test_a_moving_range_is_the_plain_average_first_and_forgets_its_start():
 def test_a_calibrated_range_moves_by_a_hundredth():
     quantizer = ActivationQuantizer()
     variables = held(quantizer)
-    assert quantizer.range_of(variables) is None
+    assert quantizer.read_range(variables) is None
     quantizer.set_range(variables, -2.0, 2.0)
     quantizer(tf.constant([-4.0, 3.0]), True, variables)
-    np.testing.assert_allclose(quantizer.range_of(variables), (-2.02, 2.01), rtol=1e-5)
+    np.testing.assert_allclose(quantizer.read_range(variables), (-2.02, 2.01), rtol=1e-5)
 
 
 def test_a_range_holds_zero_whatever_the_values():
@@ -110,14 +110,14 @@ def test_a_range_holds_zero_whatever_the_values():
     for values, expected in (([-5.0, -3.0], (-5.0, 0.0)), ([3.0, 5.0], (0.0, 5.0))):
         variables = held(quantizer)
         quantizer(tf.constant(values), True, variables)
-        np.testing.assert_allclose(quantizer.range_of(variables), expected, atol=1e-5)
+        np.testing.assert_allclose(quantizer.read_range(variables), expected, atol=1e-5)
 
 
 def test_after_a_relu_the_low_end_is_zero():
     quantizer = ActivationQuantizer(non_negative=True)
     variables = held(quantizer)
     quantizer(tf.constant([0.0, 7.0]), True, variables)
-    np.testing.assert_allclose(quantizer.range_of(variables), (0.0, 7.0), rtol=1e-6)
+    np.testing.assert_allclose(quantizer.read_range(variables), (0.0, 7.0), rtol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -169,6 +169,36 @@ def test_the_gradients_of_a_weights_learned_steps_are_those_of_the_paper():
     assert abs(float(by_step[1])) < 1e-3  # both are whole steps
 
 
+def test_four_bits_have_fifteen_levels_and_the_papers_gradients():
+    weight = np.array([[0.7, 0.12], [-0.26, -0.9]], np.float32)
+    up = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    quantizer = LearnedWeightQuantizer((-1,), bits=4)
+    variable = tf.Variable(weight)
+    variables = held(quantizer, weight=variable)
+    variables["step"].assign([0.1, 0.1])
+    with tf.GradientTape() as tape:
+        rounded = quantizer(variable, variables)
+        total = tf.reduce_sum(rounded * up)
+    # In steps: 7 and -2.6, 1.2 and -9, which is clipped to -7.
+    np.testing.assert_allclose(rounded, [[0.7, 0.1], [-0.3, -0.7]], rtol=1e-5)
+    by_value, by_step = tape.gradient(total, [variable, variables["step"]])
+    np.testing.assert_allclose(by_value, [[1, 2], [3, 0]])
+    first, second = 3 * (-3 + 2.6), 2 * (1 - 1.2) + 4 * -7
+    np.testing.assert_allclose(by_step, np.array([first, second]) / np.sqrt(7 * 2), rtol=1e-4)
+
+
+def test_four_bits_begin_at_the_step_with_the_least_squared_error():
+    # Ten of size 1 and one of 8: at 8 / 7 each 1 is off by 1/7; at 1 only the 8 is, by 1.
+    weight = np.array([1.0] * 5 + [-1.0] * 5 + [8.0], np.float32)[:, None]
+    quantizer = LearnedWeightQuantizer((-1,), bits=4)
+    step = float(held(quantizer, weight=tf.Variable(weight))["step"][0])
+    tried = np.linspace(0.2, 8 / 7, 2000)
+    rounded = tried * np.clip(np.round(weight / tried), -7, 7)
+    least = np.square(weight - rounded).sum(axis=0).min()
+    reached = np.square(weight - step * np.clip(np.round(weight / step), -7, 7)).sum()
+    assert reached <= 1.02 * least
+
+
 def test_fixed_grids_are_those_of_the_specification():
     values = np.array([-0.3, 0.0, 0.5, 0.9999], np.float32)
     sigmoid = FixedQuantizer(0.0, 255 / 256)(tf.constant(values), False, {}).numpy()
@@ -184,6 +214,7 @@ def test_fixed_grids_are_those_of_the_specification():
         FixedQuantizer(-1.0, 1.0),
         LearnedQuantizer(non_negative=True),
         LearnedWeightQuantizer((-2, -1)),
+        LearnedWeightQuantizer((-1,), bits=4),
         WeightQuantizer((-1,)),
         None,
     ],
@@ -196,7 +227,7 @@ def test_a_quantizer_is_plain_values_in_files(quantizer):
     assert as_config(again) == config
 
 
-def test_the_gradient_outside_a_range_stops_only_where_the_range_stands_still():
+def test_the_gradient_outside_a_range_stops_only_for_a_fixed_range():
     values = tf.constant([-9.0, -1.0, 0.3, 2.0, 9.0])  # the range is -1..2
     layer = keras.layers.Layer()
     quantizer = ActivationQuantizer()

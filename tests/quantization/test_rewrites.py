@@ -9,7 +9,8 @@ from tf_keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import kdtflite
 from kdtflite.errors import UnsupportedModelError
-from kdtflite.quantization.rewrites import rewrite
+from kdtflite.quantization.kernels import KERNELS, Kernel
+from kdtflite.quantization.rewriting import rewrite
 
 L = keras.layers
 X = np.random.default_rng(0).random((96, 8, 8, 1), dtype=np.float32)
@@ -17,7 +18,7 @@ IMAGE, SEQUENCE, VECTOR, FILM = (8, 8, 4), (6, 4), (8,), (3, 8, 8, 4)
 
 
 def settled(model):
-    """Gives every vector of weights random values, so that a wrong one shows."""
+    """Gives every vector of weights random values, so that a wrong one is noticed."""
     random = np.random.default_rng(0)
     for weight in model.weights:
         if "variance" in weight.name:
@@ -47,7 +48,7 @@ def small_net():
 
 def difference(model, inputs):
     """Largest difference of the rewritten model, relative to the largest output."""
-    new, _ = rewrite.rewritten(model)
+    new, _ = rewrite(model)
     before = tf.nest.flatten(model(inputs, training=False))
     after = tf.nest.flatten(new(inputs, training=False))
     assert [x.shape for x in before] == [x.shape for x in after]
@@ -57,7 +58,7 @@ def difference(model, inputs):
 
 
 def kinds(model):
-    return [type(layer).__name__ for layer in rewrite.rewritten(model)[0].layers]
+    return [type(layer).__name__ for layer in rewrite(model)[0].layers]
 
 
 LAYERS = {
@@ -107,7 +108,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_rewritten_computes_the_same(name):
+def test_a_rewritten_layer_computes_the_same(name):
     layer, shape = LAYERS[name]
     model = one(layer(), shape)
     values = np.random.default_rng(1).normal(0.2, 1.5, (3, *shape)).astype(np.float32)
@@ -132,7 +133,7 @@ def test_a_layer_rewritten_computes_the_same(name):
         "leaky_relu",
     ],
 )
-def test_an_activation_rewritten_computes_the_same_on_large_and_small_values(name):
+def test_a_rewritten_activation_computes_the_same_on_large_and_small_values(name):
     model = one(L.Activation(name), VECTOR)
     values = np.array([[-80, -20, -3, -1e-3, 0, 1e-3, 3, 80]], np.float32)
     assert difference(model, values) < 2e-6
@@ -157,7 +158,7 @@ def test_attention_with_causal_and_given_masks():
     allowed = random.random((3, 6, 5)) < 0.6
     allowed[:, :, 0] = True
     inputs = [random.normal(size=(3, n, 8)).astype(np.float32) for n in (6, 5)] + [allowed]
-    # exp(-16) of a masked step's weight is all that is added.
+    # The only difference is the weight exp(-16) of a masked step.
     assert difference(model, inputs) < 1e-5
 
 
@@ -172,8 +173,8 @@ def test_masked_steps_have_no_weight_in_attention_averages_and_states():
     assert difference(settled(model), ids) < 1e-5
 
 
-def test_what_a_masked_step_itself_gives_is_kept():
-    # Its query sees nothing, which Keras makes the mean over all steps: a tagger's output has it.
+def test_the_output_of_a_masked_step_is_kept():
+    # Its query sees nothing, for which Keras takes the mean over all steps, as in a tagger.
     keras.utils.set_random_seed(0)
     tokens = keras.Input((5,), dtype="int32")
     x = L.Embedding(20, 8, mask_zero=True)(tokens)
@@ -200,7 +201,7 @@ def test_nested_models_are_opened_and_shared_layers_stay_shared():
     model = settled(keras.Model({"j": j}, {"out": block(block(j))}))
     values = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
     assert difference(model, {"j": values}) < 1e-6
-    new, origin = rewrite.rewritten(model)
+    new, origin = rewrite(model)
     assert kinds(model).count("Conv2D") == 1
     assert len(new.trainable_weights) == 2
     assert origin["c_row"] == "block/c"
@@ -279,7 +280,7 @@ def test_a_concatenation_keeps_the_order_of_its_inputs(branches):
     model = concatenated(*branches)
     wrapped = kdtflite.quantize_aware(model, X)
     before, after = model.predict(X, verbose=0), wrapped.predict(X, verbose=0)
-    # 8 bits round each of a few layers by about 1/255 of its range; a swap is of the range itself.
+    # 8 bits round each layer by about 1/255 of its range, a swap by the range itself.
     assert np.abs(before - after).max() < 0.06 * np.abs(before).max()
 
 
@@ -293,11 +294,12 @@ def test_one_tensor_concatenated_with_itself():
 
 
 def test_a_rewrite_that_changes_the_model_is_refused(monkeypatch):
-    monkeypatch.setitem(rewrite._RULES, L.ELU, lambda parts, x: parts.layer(L.ReLU)(x))
+    wrong = Kernel(rewrite=lambda parts, x: parts.add_layer(L.ReLU)(x))
+    monkeypatch.setitem(KERNELS, L.ELU, wrong)
     model = keras.Sequential([keras.Input((8, 8, 1)), L.Conv2D(4, 3), L.ELU(), L.Flatten()])
-    with pytest.raises(UnsupportedModelError, match=r"changed what it computes: output 'flatten"):
+    with pytest.raises(UnsupportedModelError, match=r"rewritten.* its output 'flatten.* differs"):
         kdtflite.quantize_aware(model, X)
-    with pytest.raises(UnsupportedModelError, match="changed what it computes"):
+    with pytest.raises(UnsupportedModelError, match=r"rewritten.* its output .* differs"):
         kdtflite.quantize_aware(model)
 
 
@@ -340,7 +342,7 @@ def test_a_transposed_convolution_and_kernels_before_relu_convert_as_trained():
     wrapped = kdtflite.quantize_aware(model, X)
     lite = kdtflite.convert(wrapped, X, progress=False)
     parity = kdtflite.compare(wrapped, lite, X)
-    # Untrained, so its classes nearly tie; the steps are what the kernels answer for.
+    # The model is untrained, so its classes nearly tie; only the steps depend on the kernels.
     assert parity.largest_difference_steps <= 3
     assert parity.mean_difference_steps < 1
 

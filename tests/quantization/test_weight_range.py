@@ -1,4 +1,4 @@
-"""Ranges of kernels, one a channel."""
+"""Ranges of kernels, one per channel."""
 
 import numpy as np
 import pytest

@@ -12,6 +12,7 @@ class Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.tags: set[str] = set()
+        self.attributes: set[str] = set()
         self.ids: list[str] = []
         self.links: list[str] = []
         self.images: list[tuple[str, str]] = []
@@ -33,6 +34,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = {name: value or "" for name, value in attrs}
         self.tags.add(tag)
+        self.attributes |= set(attributes)
         if "id" in attributes:
             self.ids.append(attributes["id"])
         if tag == "a":

@@ -76,7 +76,27 @@ def test_each_class_has_its_scores_and_the_lowest_is_marked(page):
     # Class 8: 44 right, 5 taken for 1, 3 others taken for it: 44/47, 44/49, 88/96.
     assert rows[9] == ["8", "0.936", "0.898", "0.917 (lowest)", "49"]
     assert sum("lowest" in row[3] for row in rows) == 1
-    assert "8 taken for 1 (5×), 3 taken for 8 (3×), 9 taken for 3 (2×)." in page.text
+    assert "8 predicted as 1 (5×), 3 predicted as 8 (3×), 9 predicted as 3 (2×)." in page.text
+
+
+def test_how_the_file_was_chosen_stands_in_a_table(page):
+    rows = page.rows("selection")
+    assert rows[2] == [
+        "Student, distilled, QAT (int8) chosen", "98.14 %", "±0 points", "±0 points to ±0 points",
+        "±0 points", "11.4 kB",
+    ]  # fmt: skip
+    assert rows[1][1:] == [
+        "95.91 %", "−2.23 points", "−4.46 points to ±0 points", "1.11 points", "11.2 kB",
+    ]  # fmt: skip
+    assert "Always answering the most frequent class: 10.04 %." in page.text  # 27 / 269
+
+
+def test_a_student_no_better_than_the_majority_class_is_a_candidate(render, report):
+    report["selection"].update(recommended=False, why="It is no better than the majority.")
+    text = render(report).text
+    assert "Candidate, not ready to ship" in text
+    assert "✗ no better than the most frequent class" in text
+    assert "ship this" not in text
 
 
 def test_how_the_losses_were_chosen_is_told_in_a_table_and_a_plot(page):
@@ -89,7 +109,7 @@ def test_how_the_losses_were_chosen_is_told_in_a_table_and_a_plot(page):
     assert sum("chosen" in row[0] for row in rows) == 1
     assert "trained with soft targets, T=1, no hard labels. It was more accurate." in page.text
     assert "took 33 % of the training's steps" in page.text
-    assert "In the end hard labels alone: 88.60 %; soft targets" in page.plots[6]
+    assert "In the last rung: hard labels alone: 88.60 %; soft targets" in page.plots[6]
 
 
 def test_a_choice_without_trials_says_why_and_shows_no_table(render, report):
@@ -111,18 +131,18 @@ def test_parity_and_the_way_to_reproduce_are_told(page, report):
     assert "Same class chosen 99.78 % Largest difference 2.00 steps" in page.text
     assert "kdtflite run digits --seed 1" in page.text
     assert "temperature: 4.0" in page.text
-    assert page.rows("artefacts")[5] == [
+    assert page.rows("artifacts")[5] == [
         "distilled_int8.tflite", "11,384", report["models"][4]["sha256"],
     ]  # fmt: skip
 
 
 def test_disagreements_come_first_and_are_marked(page):
     assert [alt for _, alt in page.images] == [
-        f"Test sample {index}, labelled {label}"
+        f"Test sample {index}, labeled {label}"
         for index, label in ((12, 8), (97, 3), (311, 3), (204, 8), (340, 3), (401, 8))
     ]
     assert page.text.count("models disagree Predictions for test sample") == 2
-    assert "first the 2 on which the models disagree" in page.text
+    assert "starting with the 2 on which the models disagree" in page.text
 
 
 def test_the_page_refers_to_nothing_outside(tmp_path):
@@ -138,8 +158,8 @@ def test_ids_are_unique_and_links_lead_somewhere(page):
     assert len(page.ids) == len(set(page.ids))
     assert set(page.links) <= set(page.ids)
     assert page.links[1:] == [
-        "models", "training", "choice", "classes", "samples", "proof", "quantization", "parity",
-        "reproduce",
+        "models", "selection", "training", "choice", "classes", "samples", "proof",
+        "quantization", "parity", "reproduce",
     ]  # fmt: skip
 
 
@@ -164,14 +184,46 @@ def test_what_users_write_is_shown_and_never_run(render, report):
     assert page.rows("comparison")[5][0].startswith("<i>QAT")
     assert "</code><script>" in page.text
     assert nasty in page.text
-    assert f"labelled {nasty}" in page.images[0][1]
+    assert f"labeled {nasty}" in page.images[0][1]
+
+
+HOSTILE = (
+    "</td></table></svg><script>alert(1)</script><img src=x onerror=alert(1)>'\">"
+    "<a href=x onload=1> \x00\x1b[2J\u202etac {{ 7*7 }} {% raw %} &lt; $\\frac{"
+)
+
+
+def spoil(value, key=""):
+    """Returns a part of a report with something hostile at the end of every text."""
+    if isinstance(value, dict):
+        return {name: spoil(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [spoil(inner, key) for inner in value]
+    # These are what kdtflite itself looks up.
+    keys = ("chosen", "created", "first", "format", "how", "key", "second")
+    return value + HOSTILE if isinstance(value, str) and key not in keys else value
+
+
+def test_no_text_of_a_report_becomes_a_part_of_the_page(page, tmp_path):
+    report = spoil(example_report())
+    history = report["training"]["distilled"]["history"]
+    history[HOSTILE] = history["loss"]
+    report["training"] = {"distilled": report["training"]["distilled"]}
+    path = write_html(report, tmp_path / "report.html")
+    spoiled = read_page(path)
+    assert (spoiled.tags, spoiled.attributes) == (page.tags, page.attributes)
+    assert len(spoiled.images) == len(page.images)
+    shown = HOSTILE.replace("\x00\x1b", r"\x00\x1b").replace("\u202e", r"\u202e")
+    for row in spoiled.rows("per-class")[1:]:
+        assert row[0].endswith(shown)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", path.read_text("utf-8"))
 
 
 @pytest.mark.parametrize(
     ("key", "section"),
     [
         ("models", "models"), ("training", "training"), ("samples", "samples"), ("proof", "proof"),
-        ("choice", "choice"),
+        ("choice", "choice"), ("selection", "selection"), ("comparisons", None),
         ("quantization", "quantization"), ("parity", "parity"), ("dataset", None),
         ("machine", None), ("seconds", None), ("versions", None), ("recipe", None),
         ("created", None), ("seed", None), ("reproduce", None), ("confusion", None),
@@ -183,7 +235,7 @@ def test_a_missing_key_takes_its_section_away_and_nothing_else(page, render, rep
         del report[key]
     after = render(report)
     gone = {"training", section or "training"}
-    if key == "models":
+    if key in ("models", "selection"):
         gone.add("classes")  # Which model's classes would they be?
     assert set(page.links) - set(after.links) == gone
     assert "None" not in after.text
@@ -226,12 +278,12 @@ def test_a_hundred_classes_keep_the_page_small(tmp_path):
     assert page.stat().st_size < 500_000
 
 
-def test_colour_pictures_and_signals_without_a_picture(render, report):
+def test_color_pictures_and_signals_without_a_picture(render, report):
     report["samples"] = report["samples"][:2]
     report["samples"][0]["image"] = [[[1.0, 0.0, 0.0]] * 4] * 4
     report["samples"][1]["image"] = [0.1, 0.2]
     page = render(report)
-    assert [alt for _, alt in page.images] == ["Test sample 311, labelled 3"]
+    assert [alt for _, alt in page.images] == ["Test sample 311, labeled 3"]
     assert "#12" in page.text
 
 
@@ -274,9 +326,9 @@ def test_importing_the_package_loads_neither_matplotlib_nor_tensorflow():
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
-def test_the_head_names_the_copy_at_the_top_of_a_run_and_no_licence_unless_stated(render, report):
+def test_the_head_names_the_copy_at_the_top_of_a_run_and_no_license_unless_stated(render, report):
     report["models"][4]["file"] = "files/distilled_int8.tflite"
-    report["dataset"]["licence"] = "not stated"
+    report["dataset"]["license"] = "not stated"
     head = render(report).text.split("Models side")[0]
     assert "student.tflite" in head
     assert "not stated" not in head

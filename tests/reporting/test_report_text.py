@@ -34,6 +34,15 @@ def test_the_chosen_losses_stand_below_the_table():
     assert "Losses" not in printed(report)
 
 
+def test_the_reason_of_the_choice_stands_below_and_a_useless_student_is_not_recommended():
+    report = example_report()
+    assert "It is the most accurate file on 269 validation samples." in printed(report)
+    report["selection"]["recommended"] = False
+    assert "★ the file chosen, not recommended" in printed(report)
+    del report["selection"]
+    assert "★" not in printed(report)
+
+
 def test_markup_in_a_name_is_shown_as_it_is():
     report = example_report()
     report["models"][0]["label"] = "[red]Teacher"
@@ -57,15 +66,16 @@ def test_what_is_no_report_is_refused(report):
         render_table(report)
 
 
-def test_the_best_is_marked_without_colour_and_names_stay_on_one_line():
+def test_the_best_is_marked_without_color_and_names_stay_on_one_line():
     report = example_report()
     names = ["hard labels (float)", "distilled (float)", "hard labels, PTQ int8"]
-    for model, name in zip(report["models"][1:], [*names, "distilled QAT int8"], strict=True):
+    names += ["distilled, QAT int8", "distilled, PTQ int8"]
+    for model, name in zip(report["models"][1:], names, strict=True):
         model["label"] = f"Student, {name}"
     text = printed(report)
     assert max(map(len, text.splitlines())) <= 80
     assert "✓ 11.2 kB" in text
     assert "✓ the best of its column" in text
     assert "green" not in text
-    for name in (*names, "distilled QAT int8"):
+    for name in names:
         assert f" {name[0].upper()}{name[1:]} " in text

@@ -1,9 +1,9 @@
-/* What the AAR's x86_64 library asks of bionic, Android's C library, and glibc does not have.
+/* Everything that the AAR's x86_64 library needs from bionic, Android's C library, and glibc lacks.
  *
- * Built as libbionic.so, preloaded into the JVM of the tests, and laid beside the library under
- * the names libc.so, libm.so, libdl.so and liblog.so, which it asks for: everything else it finds
- * in glibc. Its own stdin, stdout and stderr are the three FILEs of __sF, of 152 bytes each, and
- * are translated wherever a FILE comes in. */
+ * It is built as libbionic.so, preloaded into the JVM of the tests, and linked next to the library
+ * as libc.so, libm.so, libdl.so and liblog.so, which the library asks for. Everything else comes
+ * from glibc. The library's stdin, stdout and stderr are the three FILEs of __sF, of 152 bytes
+ * each, which are translated wherever a FILE is passed in. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,7 +24,7 @@ static FILE *ours(FILE *stream) {
     return stream;
 }
 
-/* The function of that name behind this library. */
+/* Returns the next function of this name after this library. */
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 int vfprintf(FILE *stream, const char *format, va_list values) {
@@ -58,7 +58,7 @@ size_t __strlen_chk(const char *text, size_t size) {
     return strlen(text);
 }
 
-/* A device of Android 14. The library takes XNNPACK from API level 20 on, and none without one. */
+/* A device with Android 14. The library uses XNNPACK from API level 20 on, and not without one. */
 int __system_property_get(const char *name, char *value) {
     const char *known = strcmp(name, "ro.build.version.sdk") == 0 ? "34" : "";
     strcpy(value, known);

@@ -1,4 +1,4 @@
-"""What losses train or remember, for checkpoints."""
+"""The variables of losses, for checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LossState(tf.__internal__.tracking.AutoTrackable):
     """Variables that checkpoints keep and that Keras does not count as a model's weights.
 
     Args:
-        variables: Of adapters and memory banks.
+        variables: Those of adapters and memory banks.
     """
 
     def __init__(self, variables: Sequence[tf.Variable]) -> None:

@@ -2,5 +2,5 @@
 
 import lazy_loader
 
-# Names and their modules stand in __init__.pyi; each is imported when it is first used.
+# __init__.pyi lists the names and their modules; each is imported when it is first used.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

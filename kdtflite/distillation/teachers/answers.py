@@ -1,4 +1,4 @@
-"""What a teacher outside TensorFlow gave for a batch, checked."""
+"""Checks of the outputs of teachers outside TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kdtflite.distillation.outputs import Outputs
 from kdtflite.distillation.teachers.base import Shape
 from kdtflite.errors import DataError, ShapeMismatchError
 
-__all__ = ["as_array", "checked", "looks_like_probabilities"]
+__all__ = ["as_array", "check_outputs", "looks_like_probabilities"]
 
-# What rounding may add to a probability.
+# The error that rounding may add to a probability.
 _SLACK = 1e-3
 
 
@@ -21,7 +21,7 @@ def as_array(given: Any, *, name: str) -> NDArray[Any]:
     """Returns the outputs of the teacher `name` as an array of numbers.
 
     Raises:
-        DataError: They are no such thing.
+        DataError: They are something else.
     """
     torch = type(given).__module__.split(".")[0] == "torch"
     try:
@@ -44,21 +44,21 @@ def as_array(given: Any, *, name: str) -> NDArray[Any]:
     return array
 
 
-def checked(
+def check_outputs(
     given: Any, count: int, shape: Shape, outputs: Outputs, *, name: str
 ) -> NDArray[np.float32]:
     """Returns the outputs of the teacher `name` for a batch of `count` samples, as float32.
 
     Args:
-        given: What it gave.
-        count: Samples in the batch.
-        shape: What it should give, batch first; None where any size will do.
+        given: Its outputs.
+        count: Number of samples in the batch.
+        shape: The expected shape, batch first; None where any size will do.
         outputs: What the numbers mean.
-        name: Of the teacher, for messages.
+        name: Name of the teacher, for messages.
 
     Raises:
-        ShapeMismatchError: They are of another shape.
-        DataError: They are no numbers, NaN or infinite, or no probabilities where they should be.
+        ShapeMismatchError: They have another shape.
+        DataError: They are not finite numbers, or not probabilities where they should be.
     """
     array = as_array(given, name=name)
     wanted = (count, *shape[1:])
@@ -69,7 +69,7 @@ def checked(
             f"Expected outputs of shape {wanted} from the teacher {name!r} for a batch of {count}. "
             f"Received: {array.shape}."
         )
-    with np.errstate(over="ignore"):  # said below
+    with np.errstate(over="ignore"):  # reported below
         array = np.ascontiguousarray(array, np.float32)
     finite = np.isfinite(array)
     if not finite.all():
@@ -82,15 +82,15 @@ def checked(
         least, most = float(array.min()), float(array.max())
         if least < -_SLACK or most > 1 + _SLACK:
             raise DataError(
-                f"Expected probabilities, 0 to 1, from the teacher {name!r} (its outputs are said "
-                f'to be "{outputs}"). Received: values from {least:.4g} to {most:.4g}. Pass '
-                'outputs="logits" if that is what it gives.'
+                f"Expected probabilities, 0 to 1, from the teacher {name!r}, as its outputs are "
+                f'"{outputs}". Received: values from {least:.4g} to {most:.4g}. Pass '
+                'outputs="logits" if it gives logits.'
             )
     return array
 
 
 def looks_like_probabilities(array: NDArray[Any]) -> bool:
-    """Says whether the last axis holds what a softmax gives, which logits do by no accident."""
+    """Returns whether the last axis looks like a softmax's, which logits never do by accident."""
     if array.ndim < 2 or array.shape[-1] < 2 or not array.size or array.min() < 0:
         return False
     return bool(np.allclose(array.sum(axis=-1, dtype=np.float64), 1.0, atol=_SLACK))

@@ -1,17 +1,20 @@
-"""What every teacher is: inputs of the student in, logits out."""
+"""The base class of all teachers."""
 
 from __future__ import annotations
 
 import abc
 import contextlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 
 from kdtflite.distillation.outputs import Outputs
 from kdtflite.distillation.step import Observed
+from kdtflite.distillation.taps import TappedModel
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
+from kdtflite.models.keras_internals import get_input_structure
 
 __all__ = ["Teacher"]
 
@@ -21,19 +24,24 @@ Shape = tuple[int | None, ...]
 class Teacher(abc.ABC):
     """Gives logits for the student's inputs; its weights are never trained, saved or counted.
 
-    A plain object on purpose: Keras would otherwise count a teacher's weights among those it
-    trains, saves and counts.
+    It is a plain object on purpose: in a Keras object, Keras would train, save and count them.
 
     Attributes:
-        differentiable: Whether gradients by the inputs flow through it.
+        differentiable: Whether gradients with respect to the inputs flow through it.
+        runs_python: Whether it calls Python code in every step, which XLA cannot compile.
+        may_vary: Whether its answers to the same batch need not be the same.
+        own_batches: Whether it only teaches on batches that it made itself, as a cache does.
         name: For messages and reports.
-        outputs: What it gives before it is turned into logits.
-        output_shape: Shape of its logits, batch first: (None, classes) for most.
+        outputs: What it gives before the conversion to logits.
+        output_shape: Shape of its logits, batch first: mostly (None, classes).
         preprocessing: Turns the student's inputs into the teacher's, with TensorFlow operations;
-            None where they are the same.
+            None if they are the same.
     """
 
     differentiable: bool = False
+    runs_python: bool = False
+    may_vary: bool = False
+    own_batches: bool = False
 
     name: str
     outputs: Outputs
@@ -49,13 +57,13 @@ class Teacher(abc.ABC):
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of what decides its answers, so that a stale cache is noticed."""
+        """Returns a SHA-256 of everything that decides its outputs, to notice stale caches."""
 
     def tap(self, layers: Iterable[str]) -> dict[str, Shape]:
         """Makes `observe` give the outputs of `layers` too, and returns their shapes by path.
 
         Raises:
-            ConfigurationError: No such layer, or a teacher whose layers cannot be seen.
+            ConfigurationError: There is no such layer, or the teacher's layers cannot be seen.
         """
         if wanted := list(layers):
             raise ConfigurationError(
@@ -66,28 +74,42 @@ class Teacher(abc.ABC):
         return {}
 
     def observe(self, x: Any, recording: contextlib.ExitStack | None = None) -> Observed:
-        """Returns what it gives for a batch, in one forward pass.
+        """Returns its outputs for a batch, from one forward pass.
 
         Args:
             x: A batch as `fit` was given it.
-            recording: Where gradients by the inputs are wanted; only for `differentiable` ones.
+            recording: Where input gradients are needed; only for `differentiable` teachers.
         """
         del recording
         return Observed(tf.stop_gradient(self(x)))
 
-    def student_inputs(self, x: Any) -> Any:
-        """Returns what the student is given of a batch."""
-        return x
-
     def check_inputs(self, student: Any) -> None:  # noqa: B027
         """Raises ShapeMismatchError unless the teacher takes what the student takes."""
 
+    def check_repeats(self, x: Any) -> None:  # noqa: B027
+        """Says so if the teacher answers differently when it is given the same batch again."""
 
-def prepared(preprocessing: Callable[[Any], Any] | None, specs: Any) -> Any:
-    """Returns what has the shapes of the teacher's inputs, as made of the student's.
+
+def observe_function(
+    function: Callable[[Any], tf.Tensor], x: Any, recording: contextlib.ExitStack | None
+) -> Observed:
+    """Returns the outputs of a differentiable teacher without layers for a batch.
 
     Args:
-        preprocessing: The teacher's.
+        function: Returns the logits for a batch.
+        x: The batch.
+        recording: As in `Teacher.observe`.
+    """
+    run = TappedModel(lambda x, training: function(x), (), role="teacher")
+    _, seen = run.observe(x, training=False, recording=recording)
+    return seen if recording is not None else replace(seen, logits=tf.stop_gradient(seen.logits))
+
+
+def preprocess_specs(preprocessing: Callable[[Any], Any] | None, specs: Any) -> Any:
+    """Returns tensors, or specs of them, as the teacher gets them for the student's inputs.
+
+    Args:
+        preprocessing: That of the teacher.
         specs: tf.TensorSpec of the student's inputs, in their structure.
 
     Raises:
@@ -101,18 +123,18 @@ def prepared(preprocessing: Callable[[Any], Any] | None, specs: Any) -> Any:
     except Exception as error:  # the user's function may raise anything
         raise ConfigurationError(
             "teacher_preprocessing= does not run on the student's inputs "
-            f"({shapes(tf.nest.flatten(specs))}) inside a TensorFlow graph: "
+            f"({format_shapes(tf.nest.flatten(specs))}) inside a TensorFlow graph: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ) from error
     return traced.structured_outputs
 
 
-def check_fits(given: list[Any], wanted: list[Any], *, preprocessed: bool) -> None:
-    """Raises ShapeMismatchError unless tensors of `given`'s shapes can be fed as `wanted`.
+def check_inputs_fit(given: list[Any], wanted: list[Any], *, preprocessed: bool) -> None:
+    """Raises ShapeMismatchError unless tensors shaped like `given` can be fed as `wanted`.
 
     Args:
-        given: What the teacher would get; anything with `shape`, batch first.
-        wanted: What it takes.
+        given: The inputs that the teacher would get; anything with `shape`, batch first.
+        wanted: The inputs that it takes.
         preprocessed: Whether teacher_preprocessing made `given`, for the message.
     """
     fits = len(given) == len(wanted) and all(
@@ -127,20 +149,19 @@ def check_fits(given: list[Any], wanted: list[Any], *, preprocessed: bool) -> No
         )
         raise ShapeMismatchError(
             "The teacher cannot take the student's inputs. Expected the same shapes. "
-            f"Received: teacher input {shapes(wanted)}, {how} {shapes(given)}. "
+            f"Received: teacher input {format_shapes(wanted)}, {how} {format_shapes(given)}. "
             "Pass teacher_preprocessing= to turn the student's inputs into the teacher's."
         )
 
 
-def input_specs(model: Any) -> Any:
-    """Returns tf.TensorSpec of a Keras model's inputs, in the structure in which it takes them."""
-    structure = getattr(model, "_nested_inputs", None)
+def get_input_specs(model: Any) -> Any:
+    """Returns tf.TensorSpec of a Keras model's inputs, in the structure that it takes."""
     return tf.nest.map_structure(
         lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype),
-        model.inputs[0] if structure is None else structure,
+        get_input_structure(model),
     )
 
 
-def shapes(tensors: Iterable[Any]) -> str:
-    """Returns the shapes of tensors as a text."""
+def format_shapes(tensors: Iterable[Any]) -> str:
+    """Returns the shapes of tensors as text."""
     return ", ".join(str(tuple(tensor.shape)) for tensor in tensors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,9 +13,7 @@ from numpy.typing import ArrayLike
 
 from kdtflite.distillation.outputs import Outputs, Task
 from kdtflite.distillation.step import Observed
-from kdtflite.distillation.taps import TappedModel
-from kdtflite.distillation.teachers.base import Shape, Teacher
-from kdtflite.distillation.teachers.cache.teacher import TeacherCache
+from kdtflite.distillation.teachers.base import Shape, Teacher, observe_function
 from kdtflite.distillation.teachers.resolve import as_teacher
 from kdtflite.errors import ConfigurationError, ShapeMismatchError, choose
 
@@ -24,7 +21,7 @@ __all__ = ["EnsembleTeacher", "How"]
 
 How = Literal["mean", "weighted", "class_confidence", "sample_confidence", "random"]
 
-# Added to an entropy, in nats, before its inverse: bounds how much one that is sure outweighs.
+# Added to an entropy, in nats, before its inverse: bounds the weight of a teacher that is sure.
 _SURE = 1e-3
 _GIVES: dict[Task, Outputs] = {
     "multiclass": "probabilities",
@@ -34,46 +31,53 @@ _GIVES: dict[Task, Outputs] = {
 
 
 class EnsembleTeacher(Teacher):
-    """Several teachers whose probabilities are averaged: a mixture, not one of them.
+    """Several teachers whose probabilities are averaged: a mixture.
 
         p(c | x) ∝ Σₖ wₖ(x, c) · softmax(zₖ(x) / T)_c,    logits = T · log p
 
-    Averaged are probabilities (You et al., "Learning from Multiple Teacher Networks", KDD 2017;
-    Hinton et al., arXiv 1503.02531), in log space. Where the loss softens at a temperature, pass it
-    here too: then the loss's target is exactly the mean of the teachers' softened probabilities.
-    For yes-or-no labels it is the sigmoid's; for regression the values themselves are averaged.
+    Probabilities are averaged (You et al., "Learning from Multiple Teacher Networks", KDD 2017;
+    Hinton et al., arXiv 1503.02531), in log space. If the loss has a temperature, pass it here too:
+    then its target is exactly the mean of the teachers' softened probabilities. For yes-or-no
+    labels the probabilities are the sigmoid's; for regression the values themselves are averaged.
 
-    How they are weighted:
+    The weights:
         - "mean": wₖ = 1/K.
-        - "weighted": wₖ = `weights[k]`, for the better and the worse.
+        - "weighted": wₖ = `weights[k]`, for better and worse teachers.
         - "class_confidence": wₖ = `weights[k, c]`, for example each teacher's recall on each class,
           measured on validation data.
-        - "sample_confidence": wₖ(x) ∝ 1 / (H(pₖ(x)) + 0.001), H the entropy in nats: who is sure
-          of a sample counts more. (CA-MKD, arXiv 2201.00007, weighs by each teacher's cross-entropy
-          with the label; a teacher is not shown labels, and the entropy is what it expects that to
-          be.) For sequences a position, for yes-or-no labels a label has weights of its own.
-        - "random": one teacher a batch, all equally often, and only that one is run. The draws are
-          those of tf.random.uniform(seed=seed): no variable, so no checkpoint keeps them, and a
-          training that is resumed starts them anew.
+        - "sample_confidence": wₖ(x) ∝ 1 / (H(pₖ(x)) + 0.001), H the entropy in nats: a teacher
+          that is sure of a sample counts more. (CA-MKD, arXiv 2201.00007, weights by each teacher's
+          cross-entropy with the label. Teachers are not shown labels here; the entropy is what a
+          teacher expects its cross-entropy to be.) Each position of a sequence and each yes-or-no
+          label has its own weights.
+        - "random": one teacher per batch, all equally often, and only that one is run. The draws
+          are those of tf.random.uniform(seed=seed). No checkpoint keeps their state, so a resumed
+          training starts them anew.
 
     Args:
-        teachers: What `Distiller` takes as a teacher: models, Teachers, paths, functions.
+        teachers: Anything `Distiller` takes as a teacher: models, Teachers, paths, functions.
         how: One of the above.
         weights: Not negative; shape (teachers,) for "weighted", (teachers, classes) for
             "class_confidence". They are normalized over the teachers.
         temperature: T.
-        task: "multiclass", "multilabel", "regression", or "auto" to read it off what the teachers
-            give; several outputs that are all logits count as classes of one decision.
-        seed: Of "random".
+        task: "multiclass", "multilabel", "regression", or "auto" to infer it from the teachers'
+            outputs; several outputs that are all logits count as classes of one decision.
+        seed: Seed of "random".
         name: For messages.
 
     Raises:
-        ConfigurationError: No teachers, a cache among them, teachers of different tasks, or weights
-            that make no sense.
-        ShapeMismatchError: Teachers of different numbers of classes (from `output_shape`).
+        ConfigurationError: There are no teachers, one is a cache, their tasks differ, or the
+            weights make no sense.
+        ShapeMismatchError: From `output_shape`: the numbers of classes differ.
 
     Example:
-        >>> both = EnsembleTeacher([big, "old.tflite"], how="weighted", weights=[2, 1])
+        >>> import numpy as np
+        >>> from kdtflite.teachers import CallableTeacher, EnsembleTeacher
+        >>> sure = CallableTeacher(lambda x: [[4.0, 0.0]] * len(x), output_shape=2)
+        >>> unsure = CallableTeacher(lambda x: [[0.0, 0.0]] * len(x), output_shape=2)
+        >>> both = EnsembleTeacher([sure, unsure], how="weighted", weights=[3, 1])
+        >>> both(np.ones((1, 5))).numpy().round(3)
+        array([[-0.149, -1.977]], dtype=float32)
     """
 
     def __init__(
@@ -88,27 +92,29 @@ class EnsembleTeacher(Teacher):
         name: str = "ensemble",
     ) -> None:
         if not teachers:
-            raise ConfigurationError("Expected one teacher or more in an ensemble. Received: none.")
+            raise ConfigurationError("Expected one or more teachers. Received: none.")
         if temperature <= 0:
             raise ConfigurationError(f"Expected a temperature above 0. Received: {temperature}.")
         self.name = name
         self.teachers = [as_teacher(teacher) for teacher in teachers]
-        if any(isinstance(teacher, TeacherCache) for teacher in self.teachers):
+        if any(teacher.own_batches for teacher in self.teachers):
             raise ConfigurationError(
-                "A teacher cache cannot be one of several teachers, as it teaches on its own "
-                "batches alone. Cache them together: cache_teacher([first, second], ...)."
+                "A teacher cache cannot be one of several teachers, since it only teaches on its "
+                "own batches. Cache them together: cache_teacher([first, second], ...)."
             )
         self.how = choose(how, get_args(How), what="way to combine teachers")
-        self.weights = _weights(weights, how, len(self.teachers))
+        self.weights = _check_weights(weights, how, len(self.teachers))
         self.temperature = temperature
         self.seed = seed
-        self.task = _task(self.teachers, task)
+        self.task = _infer_task(self.teachers, task)
         self.outputs = _GIVES[self.task]
         if self.task == "regression" and how == "sample_confidence":
             raise ConfigurationError(
                 'Teachers of values do not show how sure they are. Pass how="mean" or "weighted".'
             )
-        self.differentiable = all(  # each ensemble's own
+        self.may_vary = any(teacher.may_vary for teacher in self.teachers)
+        self.runs_python = any(teacher.runs_python for teacher in self.teachers)
+        self.differentiable = all(  # of this instance
             teacher.differentiable for teacher in self.teachers
         )
 
@@ -117,13 +123,11 @@ class EnsembleTeacher(Teacher):
         return self.observe(x).logits
 
     def observe(self, x: Any, recording: contextlib.ExitStack | None = None) -> Observed:  # noqa: D102
-        run = TappedModel(
-            lambda x, training: self._logits(x, recording),
-            (),
-            role="teacher",
-        )
-        _, seen = run.observe(x, training=False, recording=recording)
-        return seen if recording else replace(seen, logits=tf.stop_gradient(seen.logits))
+        return observe_function(lambda x: self._compute_logits(x, recording), x, recording)
+
+    def check_repeats(self, x: Any) -> None:  # noqa: D102
+        for teacher in self.teachers:
+            teacher.check_repeats(x)
 
     def check_inputs(self, student: Any) -> None:
         """Raises ShapeMismatchError unless every teacher takes what the student takes."""
@@ -135,14 +139,14 @@ class EnsembleTeacher(Teacher):
         """Shape of the logits, batch first.
 
         Raises:
-            ShapeMismatchError: The teachers' differ, or the weights are of other classes.
+            ShapeMismatchError: The teachers' shapes differ, or the weights have other classes.
         """
         shapes = [tuple(teacher.output_shape) for teacher in self.teachers]
         merged = tf.TensorShape(shapes[0])
         for teacher, shape in zip(self.teachers, shapes, strict=True):
             if not merged.is_compatible_with(shape):
                 raise ShapeMismatchError(
-                    "Expected teachers of one ensemble that give the same shape. Received: "
+                    "Expected teachers of one ensemble to give the same shape. Received: "
                     f"{self.teachers[0].name!r} {shapes[0]}, {teacher.name!r} {shape}."
                 )
             merged = merged.merge_with(shape)
@@ -150,8 +154,8 @@ class EnsembleTeacher(Teacher):
             classes = self.weights.shape[1]
             if merged[-1] not in (None, classes):
                 raise ShapeMismatchError(
-                    f"Expected weights of shape ({len(shapes)}, {merged[-1]}), a row a teacher and "
-                    f"a column a class. Received: {self.weights.shape}."
+                    f"Expected weights of shape ({len(shapes)}, {merged[-1]}), one row per teacher "
+                    f"and one column per class. Received: {self.weights.shape}."
                 )
         return tuple(merged)
 
@@ -165,38 +169,38 @@ class EnsembleTeacher(Teacher):
         parts += [teacher.fingerprint() for teacher in self.teachers]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _logits(self, x: Any, recording: contextlib.ExitStack | None) -> tf.Tensor:
-        def logits(teacher: Teacher) -> tf.Tensor:
+    def _compute_logits(self, x: Any, recording: contextlib.ExitStack | None) -> tf.Tensor:
+        def ask(teacher: Teacher) -> tf.Tensor:
             return teacher.observe(x, recording).logits
 
         if self.how != "random":
-            return self._combined(tf.stack([logits(teacher) for teacher in self.teachers]))
+            return self._combine(tf.stack([ask(teacher) for teacher in self.teachers]))
         count = len(self.teachers)
         drawn = tf.random.uniform([], maxval=count, dtype=tf.int32, seed=self.seed)
         if recording is not None:
-            # A tape that is opened inside a branch cannot be read outside of it.
-            return tf.gather([logits(teacher) for teacher in self.teachers], drawn)
-        return tf.switch_case(drawn, [lambda t=t: logits(t) for t in self.teachers])
+            # A tape opened inside a branch cannot be read outside it.
+            return tf.gather([ask(teacher) for teacher in self.teachers], drawn)
+        return tf.switch_case(drawn, [lambda t=t: ask(t) for t in self.teachers])
 
-    def _combined(self, logits: tf.Tensor) -> tf.Tensor:
-        """Returns one's logits for those of all, shape (teachers, batch, ..., classes)."""
+    def _combine(self, logits: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of the mixture, from shape (teachers, batch, ..., classes)."""
         if self.task == "regression":
-            return tf.reduce_sum(tf.exp(self._log_weights(logits)) * logits, axis=0)
+            return tf.reduce_sum(tf.exp(self._compute_log_weights(logits)) * logits, axis=0)
         z = logits / self.temperature
         if self.task == "multiclass":
             logs = tf.nn.log_softmax(z)
             entropy = -tf.reduce_sum(tf.exp(logs) * logs, axis=-1, keepdims=True)
-            mixed = tf.reduce_logsumexp(logs + self._log_weights(z, entropy), axis=0)
+            mixed = tf.reduce_logsumexp(logs + self._compute_log_weights(z, entropy), axis=0)
         else:
             yes, no = tf.math.log_sigmoid(z), tf.math.log_sigmoid(-z)
             entropy = -tf.exp(yes) * yes - tf.exp(no) * no
-            weights = self._log_weights(z, entropy)
+            weights = self._compute_log_weights(z, entropy)
             mixed = tf.reduce_logsumexp(yes + weights, axis=0)
             mixed -= tf.reduce_logsumexp(no + weights, axis=0)
         return self.temperature * mixed
 
-    def _log_weights(self, logits: tf.Tensor, entropy: Any = None) -> tf.Tensor:
-        """Returns log w, which sums to 1 over the teachers, in a shape that `logits` broadcast."""
+    def _compute_log_weights(self, logits: tf.Tensor, entropy: Any = None) -> tf.Tensor:
+        """Returns log w, normalized over the teachers, in a shape that broadcasts with `logits`."""
         if self.how == "sample_confidence":
             return tf.nn.log_softmax(-tf.math.log(entropy + _SURE), axis=0)
         weights = np.ones(len(self.teachers)) if self.weights is None else self.weights
@@ -206,7 +210,7 @@ class EnsembleTeacher(Teacher):
         return tf.constant(logs.reshape([len(logs), *between, *logs.shape[1:]]))
 
 
-def _weights(given: ArrayLike | None, how: str, teachers: int) -> np.ndarray[Any, Any] | None:
+def _check_weights(given: ArrayLike | None, how: str, teachers: int) -> np.ndarray[Any, Any] | None:
     axes = {"weighted": 1, "class_confidence": 2}.get(how)
     if axes is None:
         if given is not None:
@@ -224,24 +228,24 @@ def _weights(given: ArrayLike | None, how: str, teachers: int) -> np.ndarray[Any
         )
     if not np.isfinite(weights).all() or (weights < 0).any() or (weights.sum(axis=0) <= 0).any():
         raise ConfigurationError(
-            "Expected weights from 0 up, with one above 0 among the teachers"
+            "Expected weights of at least 0, with one above 0 among the teachers"
             f"{' for every class' if axes == 2 else ''}. Received: {weights.tolist()}."
         )
     return weights
 
 
-def _task(teachers: Sequence[Teacher], task: str) -> Task:
+def _infer_task(teachers: Sequence[Teacher], task: str) -> Task:
     given = {teacher.outputs for teacher in teachers} - {"logits"}
     if len(given) > 1:
         named = ", ".join(f"{teacher.name!r} {teacher.outputs}" for teacher in teachers)
         raise ConfigurationError(
-            f"Expected teachers of one ensemble that decide the same. Received: {named}. Pass "
-            "their outputs= where these were read wrongly."
+            f"Expected teachers of one ensemble to have the same task. Received: {named}. Pass "
+            "outputs= to those where this is wrong."
         )
     if task == "auto":
         if given:
             return next(t for t, kind in _GIVES.items() if kind in given)
-        return "multilabel" if 1 in _known_classes(teachers) else "multiclass"
+        return "multilabel" if 1 in _list_known_classes(teachers) else "multiclass"
     choose(task, get_args(Task), what="task")
     decided: Task = task  # type: ignore[assignment]
     if given - {_GIVES[decided]}:
@@ -252,9 +256,9 @@ def _task(teachers: Sequence[Teacher], task: str) -> Task:
     return decided
 
 
-def _known_classes(teachers: Sequence[Teacher]) -> set[int | None]:
+def _list_known_classes(teachers: Sequence[Teacher]) -> set[int | None]:
     found = set()
     for teacher in teachers:
-        with contextlib.suppress(ConfigurationError):  # learnt by a probe, later
+        with contextlib.suppress(ConfigurationError):  # learned by a probe, later
             found.add(teacher.output_shape[-1])
     return found

@@ -1,4 +1,4 @@
-"""A batch for the student, as the named inputs of a teacher's file."""
+"""The named inputs and outputs of a teacher's file."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import tensorflow as tf
 
 from kdtflite.errors import ConfigurationError, choose
 
-__all__ = ["by_name", "chosen_output"]
+__all__ = ["choose_output", "name_inputs"]
 
 
-def by_name(x: Any, names: Sequence[str], order: Sequence[str] = ()) -> dict[str, Any]:
+def name_inputs(x: Any, names: Sequence[str], order: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the tensors of a batch by the names of a file's inputs.
 
     Args:
         x: A batch: a tensor, or a tuple or dict of them.
         names: The file's input names.
-        order: The student's input names: what those of a tuple are called.
+        order: The student's input names, in the order of a tuple.
 
     Raises:
-        ConfigurationError: It cannot be told which is which.
+        ConfigurationError: The names do not match.
     """
     if isinstance(x, Mapping) and set(x) == set(names):
         return {name: x[name] for name in names}
@@ -42,16 +42,16 @@ def by_name(x: Any, names: Sequence[str], order: Sequence[str] = ()) -> dict[str
     )
 
 
-def chosen_output(output: str | None, names: Sequence[str], *, name: str) -> str:
-    """Returns which output of a file teaches.
+def choose_output(output: str | None, names: Sequence[str], *, name: str) -> str:
+    """Returns the name of the output of a file that teaches.
 
     Args:
-        output: What the user said, or None for the only one.
-        names: What there is.
-        name: Of the teacher, for messages.
+        output: The user's choice, or None for the only one.
+        names: The outputs there are.
+        name: Name of the teacher, for messages.
 
     Raises:
-        ConfigurationError: There is no such output, or several and nothing was said.
+        ConfigurationError: There is no such output, or there are several and none was chosen.
     """
     if output is not None:
         return choose(output, names, what=f"output of the teacher {name!r}")

@@ -1,4 +1,4 @@
-"""A .tflite file as the teacher."""
+"""A .tflite file as a teacher."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kdtflite.distillation.teachers.base import check_fits
-from kdtflite.distillation.teachers.ending import ending, said_or_seen
-from kdtflite.distillation.teachers.file_inputs import by_name, chosen_output
+from kdtflite.distillation.teachers.base import check_inputs_fit
+from kdtflite.distillation.teachers.file_inputs import choose_output, name_inputs
+from kdtflite.distillation.teachers.graph_outputs import choose_outputs, trace_outputs
 from kdtflite.distillation.teachers.numpy_teacher import NumpyTeacher
-from kdtflite.litemodel import LiteModel
+from kdtflite.lite.model import LiteModel
 from kdtflite.progress import say
 
 __all__ = ["LiteTeacher"]
@@ -26,22 +26,25 @@ _FEW_LEVELS = 256
 class LiteTeacher(NumpyTeacher):
     """A .tflite (LiteRT) file, float or quantized; its outputs are dequantized.
 
-    A quantized softmax has few levels: 256 in int8, so every probability below half a step,
-    0.002, is 0, and how the teacher ranks the wrong classes, which is what it teaches, is mostly
-    lost. A code of 0 is read as half a step, the most that it can mean, which keeps logits finite.
+    A quantized softmax has few levels: 256 in int8, so every probability below half a step, 0.002,
+    is 0, and most of how the teacher ranks the wrong classes is lost. The values that go into it
+    are in the file, too: "auto" reads those of a quantized softmax or sigmoid. With
+    "probabilities" or "sigmoid" a code of 0 is read as half a step, the largest value it can stand
+    for, which keeps logits finite.
 
     Args:
         file: Path of the file, or a LiteModel.
         outputs: "logits", "probabilities" (softmax), "sigmoid", "values" (regression), or "auto"
-            to read it off the last operator.
-        output: Which output teaches, where the file has several.
+            to infer it from the last operator. For a file that ends in a softmax or sigmoid,
+            "logits" reads what goes into it.
+        output: The output that teaches, if the file has several.
         preprocessing: Turns the student's inputs into the file's, with TensorFlow operations; for
             several inputs into a dict by name.
-        workers: Interpreters side by side; None takes one a core for big batches.
+        workers: Number of parallel interpreters; None takes one per core for big batches.
 
     Raises:
-        ModelFileError: No .tflite file, or a damaged one.
-        ConfigurationError: The file does not show what it gives, or which output teaches.
+        ModelFileError: The file is damaged, or not a .tflite file.
+        ConfigurationError: The file does not show its kind of outputs, or which output teaches.
     """
 
     def __init__(
@@ -56,58 +59,78 @@ class LiteTeacher(NumpyTeacher):
         self.lite = file if isinstance(file, LiteModel) else LiteModel.load(file)
         name = "tflite" if isinstance(file, LiteModel) else Path(file).stem
         self._workers = workers
-        self._output = chosen_output(output, [spec.name for spec in self.lite.outputs], name=name)
+        self._output = choose_output(output, [spec.name for spec in self.lite.outputs], name=name)
         spec = next(spec for spec in self.lite.outputs if spec.name == self._output)
-        seen, end = ending(spec.index, self._producers().get)
-        kind = said_or_seen(outputs, seen, name=name)
-        super().__init__(
-            name=name,
-            outputs=kind,
-            preprocessing=preprocessing,
-            output_shape=(None, *(None if size < 0 else size for size in spec.shape_signature[1:])),
-        )
-        self._order: list[str] = []
-        # The step of the softmax itself: behind it the file may go on in float.
+        producers = self._list_producers()
+        seen, end = trace_outputs(spec.index, producers.get)
+        # The step of the softmax itself: after it the file may continue in float.
         scales = {
             tensor.index: tensor.scales for tensor in self.lite.tensors if not tensor.subgraph
         }
         step = max((*scales[end], *scales[spec.index]), default=0.0)
-        self._step = step if kind in ("probabilities", "sigmoid") else 0.0
+        coarse = step >= 1 / _FEW_LEVELS
+        # Which tensor teaches: the one before a final softmax or sigmoid, or None for the output.
+        self._inner: int | None = None
+        before = producers[end][1] if seen in _ENDS else -1
+        if before >= 0 and (outputs == "logits" or (outputs == "auto" and coarse)):
+            self._inner = before
+        if self._inner is None:
+            kind = choose_outputs(outputs, seen, name=name)
+        else:
+            assert seen is not None
+            kind = "sigmoid" if outputs == "auto" and seen == "sigmoid" else "logits"
+            levels = f"quantized {_ENDS[seen]} of {round(1 / step)} levels" if coarse else ""
+            say(
+                f"The teacher {name!r} ends in a {levels or _ENDS[seen]}; the logits that go into "
+                "it are read instead."
+            )
+        shape = spec.sample_shape
+        if self._inner is not None:  # a reshape may follow the softmax
+            shape = self.lite.tensors[self._inner].shape[1:]
+        super().__init__(
+            name=name,
+            outputs=kind,
+            preprocessing=preprocessing,
+            output_shape=(None, *shape),
+        )
+        self._order: list[str] = []
+        read_as_is = kind in _ENDS and self._inner is None
+        self._step = step if read_as_is else 0.0
         if self._step >= 1 / _FEW_LEVELS:
             say(
                 f"The teacher {name!r} ends in a quantized {_ENDS[kind]} of {round(1 / step)} "
                 f"levels: probabilities below {step / 2:.2g} are lost, and with them most of what "
-                "it knows of the other classes. A file that ends in logits teaches better."
+                'it knows about the other classes. outputs="auto" reads the logits that go into it.'
             )
 
     def predict(self, inputs: Any) -> Any:
         """Returns the file's outputs, dequantized, for a dict of arrays by input name."""
-        # One by one: whether a file can be resized would be tried out anew for every batch.
+        if self._inner is not None:
+            values = self.lite.predict_tensor(inputs, self._inner, workers=self._workers)
+            # The sigmoid by way of its logarithm, which does not overflow.
+            return values if self.outputs == "logits" else np.exp(-np.logaddexp(0, -values))
+        # One by one: otherwise each batch would try anew whether the file can be resized.
         given = self.lite.predict(inputs, workers=self._workers, batch_size=1)
         values = given[self._output] if isinstance(given, Mapping) else given
         return np.clip(values, self._step / 2, 1 - self._step / 2) if self._step else values
 
     def fingerprint(self) -> str:  # noqa: D102
-        digest = hashlib.sha256(f"{self.outputs}\n{self._output}\n".encode())
+        inner = "" if self._inner is None else f"{self._inner}\n"
+        digest = hashlib.sha256(f"{self.outputs}\n{self._output}\n{inner}".encode())
         digest.update(self.lite.content)
         return digest.hexdigest()
 
-    def _inputs(self, x: Any) -> dict[str, Any]:
-        return by_name(x, [spec.name for spec in self.lite.inputs], self._order)
+    def _to_inputs(self, x: Any) -> dict[str, Any]:
+        return name_inputs(x, [spec.name for spec in self.lite.inputs], self._order)
 
-    def _checked_specs(self, specs: Any, student: Any) -> dict[str, Any]:
+    def _check_specs(self, specs: Any, student: Any) -> dict[str, Any]:
         self._order = [] if self.preprocessing is not None else list(student.input_names)
-        given = self._inputs(specs)
-        wanted = [
-            tf.TensorSpec(
-                [None, *(None if size < 0 else size for size in spec.shape_signature[1:])]
-            )
-            for spec in self.lite.inputs
-        ]
-        check_fits(list(given.values()), wanted, preprocessed=self.preprocessing is not None)
+        given = self._to_inputs(specs)
+        wanted = [tf.TensorSpec([None, *spec.sample_shape]) for spec in self.lite.inputs]
+        check_inputs_fit(list(given.values()), wanted, preprocessed=self.preprocessing is not None)
         return given
 
-    def _producers(self) -> dict[int, tuple[str, int]]:
+    def _list_producers(self) -> dict[int, tuple[str, int]]:
         return {
             made: (operator.name, operator.inputs[0] if operator.inputs else -1)
             for operator in self.lite.operators

@@ -1,4 +1,4 @@
-"""Whatever can teach, as a Teacher."""
+"""Conversion of anything that can teach to a Teacher."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kdtflite.distillation.teachers.lite import LiteTeacher
 from kdtflite.distillation.teachers.model import ModelTeacher
 from kdtflite.distillation.teachers.onnx import OnnxTeacher
 from kdtflite.distillation.teachers.saved_model import SavedModelTeacher
-from kdtflite.errors import ConfigurationError, ModelFileError, UnsupportedModelError, one_line
-from kdtflite.litemodel import LiteModel
-from kdtflite.models.from_keras3 import is_keras3_model
+from kdtflite.errors import ConfigurationError, ModelFileError, UnsupportedModelError, to_line
+from kdtflite.lite.model import LiteModel
+from kdtflite.models.keras3.conversion import is_from_keras3
 from kdtflite.models.load import load_model
 from kdtflite.progress import say
 
@@ -44,15 +44,14 @@ def as_teacher(
             .tflite or .onnx file or of a SavedModel folder; a Python function of a batch of NumPy
             arrays; or a list of these, whose probabilities are averaged.
         preprocessing: Turns the student's inputs into the teacher's.
-        outputs: What the teacher gives, as `ModelTeacher` takes it. A function that says nothing
-            is taken to give logits.
-        task: What a list of teachers decides, as `EnsembleTeacher` takes it.
+        outputs: The teacher's kind of outputs, as `ModelTeacher` takes it. By default a function
+            gives logits, unless its outputs sum to 1.
+        task: The task of a list of teachers, as `EnsembleTeacher` takes it.
 
     Raises:
-        ConfigurationError: Nothing that can teach, or a Teacher together with options that it has
-            of its own.
-        ModelFileError: A file that cannot be read.
-        UnsupportedModelError: A model that cannot teach as it is.
+        ConfigurationError: This cannot teach, or it is a Teacher, which has these options itself.
+        ModelFileError: The file cannot be read.
+        UnsupportedModelError: The model cannot teach as it is.
     """
     if isinstance(teacher, Teacher):
         if preprocessing is not None or outputs != "auto":
@@ -62,25 +61,22 @@ def as_teacher(
             )
         return teacher
     # Before the functions: a Keras model is callable too.
-    if isinstance(teacher, keras.Model) or is_keras3_model(teacher):
+    if isinstance(teacher, keras.Model) or is_from_keras3(teacher):
         return ModelTeacher(teacher, preprocessing=preprocessing, outputs=outputs)
     if isinstance(teacher, str | os.PathLike):
         return _from_path(Path(teacher), preprocessing=preprocessing, outputs=outputs)
     if isinstance(teacher, LiteModel):
         return LiteTeacher(teacher, preprocessing=preprocessing, outputs=outputs)
     if isinstance(teacher, list | tuple):
-        # It makes teachers of its members by this very function.
+        # A list of teachers is a teacher, and so may its members be lists: this recursion is real,
+        # and the only one between these modules.
         from kdtflite.distillation.teachers.ensemble import EnsembleTeacher
 
         members = [as_teacher(one, preprocessing=preprocessing, outputs=outputs) for one in teacher]
         return EnsembleTeacher(members, task=task)
     _refuse(teacher)
-    if outputs == "auto":
-        say(
-            "The teacher is a function, whose outputs are taken as logits. If they are "
-            'probabilities, pass teacher_outputs="probabilities".'
-        )
-        outputs = "logits"
+    if outputs == "auto" and task == "regression":
+        outputs = "values"
     return CallableTeacher(teacher, preprocessing=preprocessing, outputs=outputs)  # type: ignore[arg-type]
 
 
@@ -98,13 +94,13 @@ def _from_path(path: Path, *, preprocessing: Callable[[Any], Any] | None, output
         return OnnxTeacher(path, **options)
     if path.suffix.lower() in (".keras", ".h5", ".hdf5"):
         return ModelTeacher(load_model(path), **options)
-    raise ModelFileError(f"{path} is no file that can teach. {_EXPECTED}.")
+    raise ModelFileError(f"{path} is not a file that can teach. {_EXPECTED}.")
 
 
 def _from_folder(folder: Path, options: Mapping[str, Any]) -> Teacher:
     if (folder / PLAN).is_file():
         raise ModelFileError(
-            f"{folder} is a teacher cache, which teaches on its own batches. Open it with "
+            f"{folder} is a teacher cache, which only teaches on its own batches. Open it with "
             "kdtflite.teachers.TeacherCache.open(folder), pass that as the teacher, and train on "
             "its batches(data, batch_size=...)."
         )
@@ -113,10 +109,10 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> Teacher:
     try:
         return ModelTeacher(load_model(folder), **options)
     except (ModelFileError, UnsupportedModelError) as error:
-        # Its graph is still there: of classes that are not known here only the code is missing.
+        # Its graph is there; only the code of unknown classes is missing.
         say(
-            f"{folder} is run by its signature, and its layers cannot be tapped, since it does not "
-            f"load as a Keras model: {one_line(error)}."
+            f"{folder} runs by its signature and its layers cannot be tapped, since it does not "
+            f"load as a Keras model: {to_line(error)}."
         )
         return SavedModelTeacher(folder, **options)
 
@@ -126,7 +122,7 @@ def _refuse(teacher: Any) -> None:
     received = f"{type(teacher).__module__}.{type(teacher).__name__}".removeprefix("builtins.")
     if any(base.__module__.split(".")[0] == "torch" for base in type(teacher).__mro__):
         raise ConfigurationError(
-            f"A PyTorch module ({type(teacher).__name__}) takes tensors, mostly with the channels "
+            f"A PyTorch module ({type(teacher).__name__}) takes tensors, usually with the channels "
             "first. Wrap it in a function of a NumPy batch and pass that:\n"
             "    def teacher(images):\n"
             "        with torch.no_grad():\n"

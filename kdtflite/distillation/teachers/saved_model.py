@@ -1,4 +1,4 @@
-"""A SavedModel folder as the teacher."""
+"""A SavedModel folder as a teacher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +13,51 @@ import tensorflow as tf
 
 from kdtflite.distillation.outputs import to_logits
 from kdtflite.distillation.step import Observed
-from kdtflite.distillation.taps import TappedModel
-from kdtflite.distillation.teachers.base import Teacher, check_fits, input_specs, prepared
-from kdtflite.distillation.teachers.ending import ending, said_or_seen
-from kdtflite.distillation.teachers.file_inputs import by_name, chosen_output
+from kdtflite.distillation.teachers.base import (
+    Teacher,
+    check_inputs_fit,
+    get_input_specs,
+    observe_function,
+    preprocess_specs,
+)
+from kdtflite.distillation.teachers.file_inputs import choose_output, name_inputs
+from kdtflite.distillation.teachers.graph_outputs import choose_outputs, trace_outputs
 from kdtflite.errors import (
     ConfigurationError,
     ModelFileError,
     ShapeMismatchError,
     choose,
-    one_line,
+    to_line,
 )
 from kdtflite.files import sha256
+from kdtflite.models.trust.saved_models import check_saved_model
 
 __all__ = ["SavedModelTeacher"]
 
-# What reaches beyond the graph: files, and Python of the process.
-_DANGEROUS = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile"})
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
 class SavedModelTeacher(Teacher):
-    """A signature of a SavedModel, whatever wrote it; it runs in the step's own graph.
+    """A signature of a SavedModel from any tool; it runs in the graph of the training step.
 
-    A SavedModel of Keras 2 is better loaded as a Keras model (`as_teacher` does): only then can
+    A SavedModel of Keras 2 is better loaded as a Keras model, as `as_teacher` does: only then can
     its layers be tapped.
 
     Args:
         folder: The SavedModel.
-        signature: Which of its signatures teaches.
+        signature: The signature that teaches.
         outputs: "logits", "probabilities" (softmax), "sigmoid", "values" (regression), or "auto"
-            to read it off the last operation.
-        output: Which output of the signature teaches, where it has several.
+            to infer it from the last operation.
+        output: The output of the signature that teaches, if it has several.
         preprocessing: Turns the student's inputs into the signature's, with TensorFlow
             operations; for several inputs into a dict by name.
-        unsafe: Run graphs that read or write files too, which they do with your rights.
+        unsafe: Also run graphs with operators that are not known to be harmless, such as those
+            that read or write files. They run with your rights.
 
     Raises:
-        ModelFileError: No SavedModel, a damaged one, or one that reads or writes files.
-        ConfigurationError: No such signature or output, or the graph does not show what it gives.
+        ModelFileError: It is damaged, not a SavedModel, or `check_saved_model` refuses it.
+        ConfigurationError: There is no such signature or output, or the graph does not show its
+            kind of outputs.
     """
 
     differentiable = True
@@ -70,7 +75,7 @@ class SavedModelTeacher(Teacher):
         self.folder = Path(folder)
         self.name = self.folder.name
         self.preprocessing = preprocessing
-        self._loaded = _loaded(self.folder, unsafe=unsafe)
+        self._loaded = _load(self.folder, unsafe=unsafe)
         if not self._loaded.signatures:
             raise ConfigurationError(
                 f"{self.folder} has no signatures. Save it with tf.saved_model.save(module, folder,"
@@ -81,38 +86,38 @@ class SavedModelTeacher(Teacher):
         )
         self._function = self._loaded.signatures[self.signature]
         given = self._function.structured_outputs
-        self._output = chosen_output(output, sorted(given), name=self.name)
-        # A file keeps no order of them.
+        self._output = choose_output(output, sorted(given), name=self.name)
+        # The file does not keep their order.
         self._specs = dict(sorted(self._function.structured_input_signature[1].items()))
         self._order: list[str] = []
-        # The structure holds specifications; the tensors themselves stand in the order of names.
+        # The structure holds specifications; the tensors themselves are in the order of names.
         tensor = dict(zip(sorted(given), self._function.outputs, strict=True))[self._output]
-        seen, _ = ending((None, tensor.name), _producer(self._function))
-        self.outputs = said_or_seen(outputs, seen, name=self.name)
+        seen, _ = trace_outputs((None, tensor.name), _trace_producers(self._function))
+        self.outputs = choose_outputs(outputs, seen, name=self.name)
         shape = given[self._output].shape
         if shape.rank is None or shape.rank < 2:
             raise ConfigurationError(
                 f"Expected an output of shape (batch, classes) from the signature {signature!r} of "
-                f"{self.folder}. Received: {shape}. Save it with an input_signature that says the "
+                f"{self.folder}. Received: {shape}. Save it with an input_signature that gives the "
                 "shapes."
             )
         self.output_shape = (None, *shape[1:])
 
     def __call__(self, x: Any) -> tf.Tensor:
         """Returns logits, shape (batch, ..., classes), for the student's inputs `x`."""
-        inputs = self._inputs(x if self.preprocessing is None else self.preprocessing(x))
+        inputs = self._to_inputs(x if self.preprocessing is None else self.preprocessing(x))
         fed = {name: _cast(inputs[name], spec) for name, spec in self._specs.items()}
         return to_logits(self._function(**fed)[self._output], self.outputs)
 
     def observe(self, x: Any, recording: contextlib.ExitStack | None = None) -> Observed:  # noqa: D102
-        return observed(self, x, recording)
+        return observe_function(self, x, recording)
 
     def check_inputs(self, student: Any) -> None:
         """Raises ShapeMismatchError unless the signature takes what the student takes."""
         self._order = [] if self.preprocessing is not None else list(student.input_names)
-        given = self._inputs(prepared(self.preprocessing, input_specs(student)))
+        given = self._to_inputs(preprocess_specs(self.preprocessing, get_input_specs(student)))
         wanted = list(self._specs.values())
-        check_fits(list(given.values()), wanted, preprocessed=self.preprocessing is not None)
+        check_inputs_fit(list(given.values()), wanted, preprocessed=self.preprocessing is not None)
         for spec in wanted:
             if spec.shape[:1].as_list() != [None]:
                 raise ShapeMismatchError(
@@ -126,42 +131,17 @@ class SavedModelTeacher(Teacher):
             digest.update(f"{path.relative_to(self.folder)} {sha256(path)}\n".encode())
         return digest.hexdigest()
 
-    def _inputs(self, x: Any) -> dict[str, Any]:
-        return by_name(x, list(self._specs), self._order)
+    def _to_inputs(self, x: Any) -> dict[str, Any]:
+        return name_inputs(x, list(self._specs), self._order)
 
 
-def observed(teacher: Teacher, x: Any, recording: contextlib.ExitStack | None) -> Observed:
-    """Returns what a teacher that TensorFlow can differentiate gives for a batch."""
-    run = TappedModel(lambda x, training: teacher(x), (), role="teacher")
-    _, seen = run.observe(x, training=False, recording=recording)
-    return seen if recording is not None else replace(seen, logits=tf.stop_gradient(seen.logits))
-
-
-def _loaded(folder: Path, *, unsafe: bool) -> Any:
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
-    file = folder / "saved_model.pb"
-    if not file.is_file():
-        raise ModelFileError(
-            f"Expected a SavedModel folder. Received: {folder}, without {file.name}."
-        )
+def _load(folder: Path, *, unsafe: bool) -> Any:
+    check_saved_model(folder, unsafe=unsafe)  # before it is loaded: loading runs parts of it
     try:
-        graphs = [meta.graph_def for meta in SavedModel.FromString(file.read_bytes()).meta_graphs]
-        nodes = [node for graph in graphs for node in graph.node]
-        nodes += [n for graph in graphs for call in graph.library.function for n in call.node_def]
-        # Before it is loaded: loading runs parts of it.
-        if not unsafe and (found := _DANGEROUS.intersection(node.op for node in nodes)):
-            raise ModelFileError(
-                f"{folder} uses {', '.join(sorted(found))}, which reach files or Python with your "
-                "rights. Pass unsafe=True if you trust it."
-            )
         return tf.saved_model.load(str(folder))
-    except (DecodeError, OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        if isinstance(error, ModelFileError):
-            raise
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise ModelFileError(
-            f"{folder} could not be loaded: {one_line(error)[:300]}. Save or copy the model again."
+            f"{folder} could not be loaded: {to_line(error)[:300]}. Save or copy the model again."
         ) from error
 
 
@@ -177,8 +157,8 @@ def _cast(tensor: Any, spec: tf.TensorSpec) -> tf.Tensor:
     return tf.cast(tensor, spec.dtype)
 
 
-def _producer(function: Any) -> Callable[[tuple[str | None, str]], Any]:
-    """Returns a function from a tensor, as (library function or None, name), to what makes it."""
+def _trace_producers(function: Any) -> Callable[[tuple[str | None, str]], Any]:
+    """Returns a function from a tensor, as (library function or None, name), to its producer."""
     graph = function.graph.as_graph_def()
     calls = {call.signature.name: call for call in graph.library.function}
     nodes: dict[str | None, dict[str, Any]] = {None: {node.name: node for node in graph.node}}

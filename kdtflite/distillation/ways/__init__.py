@@ -1,4 +1,4 @@
-"""Ways to distil: chains, generations, peers, unlabelled data, several tasks."""
+"""Ways to distill: chains, generations, peers, unlabeled data, several tasks."""
 
 import lazy_loader
 

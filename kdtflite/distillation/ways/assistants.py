@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from kdtflite.distillation.teachers.model import ModelTeacher
-from kdtflite.distillation.teachers.resolve import as_teacher
 from kdtflite.distillation.ways.fit import Fit
 from kdtflite.distillation.ways.stages import Stages, Trained
 from kdtflite.errors import ConfigurationError
@@ -25,11 +23,11 @@ def assistant_chain(
     folder: str | os.PathLike[str] | None = None,
     **distiller: Any,
 ) -> Trained:
-    """Distils a teacher into assistants of falling size, each the next one's teacher.
+    """Distills a teacher into ever smaller assistants, each of which teaches the next.
 
-    A student far smaller than its teacher cannot follow it; one of a size between can, and is
-    followed more easily (Mirzadeh et al., arXiv 1902.03393). The paper finds one assistant of
-    middling accuracy worth most, and more of them never worse.
+    A student much smaller than its teacher cannot follow it; a model of a size in between can, and
+    the student follows that one more easily (Mirzadeh et al., arXiv 1902.03393). In the paper one
+    assistant of medium accuracy helps most, and more of them never hurt.
 
     Args:
         teacher: What `Distiller` takes as a teacher.
@@ -37,48 +35,47 @@ def assistant_chain(
             in place (a Keras 3 model is converted first).
         train: A tf.data.Dataset of batches, a pair (x, y), a triple with sample weights, or an
             object with attributes x and y.
-        fit: How each is compiled and fitted.
-        folder: Keeps every finished model's weights; called again with the same models, losses and
-            data, the job goes on after the last one. (What a tf.data.Dataset holds and functions
-            do is not compared.)
+        fit: How each model is compiled and fitted.
+        folder: Where the weights of every finished model are saved. Called again with the same
+            models, losses and data, the job resumes after the last one. (The contents of a
+            tf.data.Dataset and of functions are not compared.)
         **distiller: Options of `Distiller`, the same for each. `teacher_preprocessing` and
-            `teacher_outputs` are the first teacher's; an assistant is given what it was trained
-            on. Losses that train something of their own are made by a function.
+            `teacher_outputs` are for the first teacher; an assistant gets the inputs it was
+            trained on. Losses with weights of their own are passed as a function that makes them.
 
     Returns:
-        The models, trained, and what `fit` recorded of each.
+        The trained models, and what `fit` recorded for each.
 
     Raises:
-        ConfigurationError: No models, one that comes twice, or options that cannot serve several
+        ConfigurationError: No models, the same model twice, or options that cannot serve several
             students.
         OutputExistsError: `folder` holds another job.
 
     Example:
-        >>> chain = assistant_chain(teacher, [middle, small], (x, y), Fit(epochs=20))
-        >>> lite = kdtflite.convert(chain.student, x)
+        >>> import kdtflite
+        >>> import tf_keras as keras
+        >>> data = kdtflite.data.load_dataset("digits")
+        >>> def build(units):
+        ...     layers = [keras.layers.Flatten(), keras.layers.Dense(units, "relu")]
+        ...     return keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10)])
+        >>> chain = assistant_chain(build(64), [build(16), build(4)], data.train, Fit(epochs=1))
+        >>> chain.student is chain.models[-1]
+        True
     """
     students = [as_tf_keras(model) for model in models]
     if not students:
         raise ConfigurationError("Expected one model or more for the chain. Received: none.")
     if len(set(map(id, students))) < len(students):
         raise ConfigurationError(
-            "Expected a chain of different models, each the next one's teacher. Received: the same "
-            "one twice. Build one for each stage."
+            "Expected a chain of different models, each of which teaches the next. Received: the "
+            "same model twice. Build one for each stage."
         )
-    taught_by = as_teacher(
-        teacher,
-        preprocessing=distiller.pop("teacher_preprocessing", None),
-        outputs=distiller.pop("teacher_outputs", "auto"),
-    )
     stages = Stages("Assistants", fit or Fit(), distiller, folder)
+    current = stages.take_teacher(teacher)
     histories = []
     for number, student in enumerate(students, start=1):
         histories.append(
-            stages.distil(student, taught_by, train, number=number, count=len(students))
+            stages.distill(student, current, train, number=number, count=len(students))
         )
-        taught_by = ModelTeacher(
-            student,
-            preprocessing=distiller.get("student_preprocessing"),
-            outputs=distiller.get("student_outputs", "auto"),
-        )
+        current = stages.make_teacher(student)
     return Trained(tuple(students), tuple(histories))

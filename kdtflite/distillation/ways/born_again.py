@@ -8,8 +8,6 @@ from typing import Any
 
 import tf_keras as keras
 
-from kdtflite.distillation.teachers.model import ModelTeacher
-from kdtflite.distillation.teachers.resolve import as_teacher
 from kdtflite.distillation.ways.fit import Fit
 from kdtflite.distillation.ways.stages import Stages, Trained
 from kdtflite.errors import ConfigurationError
@@ -28,37 +26,44 @@ def born_again(
     folder: str | os.PathLike[str] | None = None,
     **distiller: Any,
 ) -> Trained:
-    """Trains generations of one architecture, each from the generation before.
+    """Trains generations of one architecture, each taught by the generation before.
 
-    Students that are as large as their teacher come out better than it, and the ensemble of all
-    generations better still (born-again networks, Furlanello et al., arXiv 1805.04770).
+    Students as large as their teacher become better than it, and the ensemble of all generations
+    is better still (born-again networks, Furlanello et al., arXiv 1805.04770).
 
     Args:
-        build_student: Makes a new, untrained student. It is called once a generation, after the
+        build_student: Makes a new, untrained student. It is called once per generation, after the
             seed of `fit` was set.
-        teacher: Teaches the first generation: in the paper, the same architecture trained on the
-            hard labels.
+        teacher: The teacher of the first generation: in the paper, the same architecture trained on
+            the hard labels.
         train: A tf.data.Dataset of batches, a pair (x, y), a triple with sample weights, or an
             object with attributes x and y.
-        fit: How each is compiled and fitted.
-        generations: How many; the paper's gains end after about three.
-        folder: Keeps every finished generation's weights; called again with the same losses and
-            data, the job goes on. (What a tf.data.Dataset holds and functions do is not compared.)
+        fit: How each generation is compiled and fitted.
+        generations: Number of generations; in the paper the gains end after about three.
+        folder: Where the weights of every finished generation are saved. Called again with the
+            same losses and data, the job resumes. (The contents of a tf.data.Dataset and of
+            functions are not compared.)
         **distiller: Options of `Distiller`, the same for each; `teacher_preprocessing` and
-            `teacher_outputs` are the first teacher's.
+            `teacher_outputs` are for the first teacher.
 
     Returns:
-        Every generation, and what `fit` recorded of it. `EnsembleTeacher(result.models)` is the
+        Every generation, and what `fit` recorded for it. `EnsembleTeacher(result.models)` is the
         paper's ensemble.
 
     Raises:
-        ConfigurationError: No function that builds, no generations, or options that cannot serve
-            several students.
+        ConfigurationError: `build_student` is not a function, no generations, or options that
+            cannot serve several students.
         OutputExistsError: `folder` holds another job.
 
     Example:
-        >>> born = born_again(build_student, teacher, (x, y), Fit(epochs=20, seed=0))
-        >>> both = kdtflite.teachers.EnsembleTeacher(born.models)
+        >>> import kdtflite
+        >>> import tf_keras as keras
+        >>> data = kdtflite.data.load_dataset("digits")
+        >>> def build():
+        ...     layers = [keras.layers.Flatten(), keras.layers.Dense(16, "relu")]
+        ...     return keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10)])
+        >>> born = born_again(build, build(), data.train, Fit(epochs=1), generations=2)
+        >>> ensemble = kdtflite.teachers.EnsembleTeacher(born.models)
     """
     if isinstance(build_student, keras.Model) or not callable(build_student):
         raise ConfigurationError(
@@ -70,27 +75,19 @@ def born_again(
             f"Expected one generation or more. Received: generations={generations}."
         )
     fit = fit or Fit()
-    taught_by = as_teacher(
-        teacher,
-        preprocessing=distiller.pop("teacher_preprocessing", None),
-        outputs=distiller.pop("teacher_outputs", "auto"),
-    )
     stages = Stages("Born again", fit, distiller, folder)
+    current = stages.take_teacher(teacher)
     models: list[keras.Model] = []
     histories = []
     for number in range(1, generations + 1):
-        if fit.seed is not None:  # other first weights in every generation, the same when resumed
+        if fit.seed is not None:  # each generation has its own initial weights, also when resumed
             keras.utils.set_random_seed(fit.seed + number)
         student = as_tf_keras(build_student())
         if any(student is model for model in models):
             raise ConfigurationError(
                 "Expected build_student to make a new model at each call. Received: the same one."
             )
-        histories.append(stages.distil(student, taught_by, train, number=number, count=generations))
+        histories.append(stages.distill(student, current, train, number=number, count=generations))
         models.append(student)
-        taught_by = ModelTeacher(
-            student,
-            preprocessing=distiller.get("student_preprocessing"),
-            outputs=distiller.get("student_outputs", "auto"),
-        )
+        current = stages.make_teacher(student)
     return Trained(tuple(models), tuple(histories))

@@ -1,4 +1,4 @@
-"""How every stage of a way to distil is compiled and fitted."""
+"""How every stage of a job is compiled and fitted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import tf_keras as keras
 
+from kdtflite.distillation.checks.finite import StopUnlessFinite
+from kdtflite.distillation.training import BaseDistiller
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["Fit"]
@@ -15,10 +17,10 @@ __all__ = ["Fit"]
 
 @dataclass(frozen=True)
 class Fit:
-    """What `compile` and `fit` are given, anew for each student of a longer job.
+    """The arguments of `compile` and `fit` for each student of a longer job.
 
-    What remembers a training (an optimizer, callbacks, metrics) is named or made by a function,
-    so that no stage goes on from another one's state.
+    Whatever keeps state (an optimizer, callbacks, metrics) is given by name or made by a function,
+    so that no stage continues from the state of another.
 
     Args:
         epochs: Epochs of each stage.
@@ -26,18 +28,19 @@ class Fit:
         loss: The hard-label loss; by default sparse categorical cross-entropy on logits. None to
             learn from the teacher alone.
         metrics: Names of metrics, or a function that makes a list of them.
-        batch_size: Samples a batch, of arrays.
+        batch_size: Samples per batch, for arrays.
         validation_data: As `fit` takes it.
         callbacks: A function that makes a list of callbacks; by default none.
-        seed: Seeds the shuffling, dropout and mixing of each stage, the stage's number added: a
-            job that was stopped and called again then ends as it would have. None leaves
-            TensorFlow's random numbers as they are.
+        seed: Seeds the shuffling, dropout and mixing of each stage, the stage's number added, so
+            that a stopped and resumed job ends as it would have. None leaves TensorFlow's random
+            numbers as they are.
         verbose: As `fit` takes it.
 
     Raises:
-        ConfigurationError: No epochs, or an optimizer that cannot be made anew.
+        ConfigurationError: No epochs, or an optimizer or callbacks that serve one training only.
 
     Example:
+        >>> import tf_keras as keras
         >>> fit = Fit(epochs=20, optimizer=lambda: keras.optimizers.Adam(1e-3), seed=0)
     """
 
@@ -61,18 +64,18 @@ class Fit:
             )
         if not isinstance(self.optimizer, str) and not callable(self.optimizer):
             raise ConfigurationError(
-                "An optimizer remembers what it trained, so that each stage needs one of its own. "
+                "An optimizer keeps the state of one training, so each stage needs its own. "
                 f"Expected a name or a function that makes one. Received: {self.optimizer!r}. "
                 "Pass for example optimizer=lambda: keras.optimizers.Adam(1e-3)."
             )
         if not callable(self.callbacks):
             raise ConfigurationError(
-                "Callbacks remember the training they were in. Expected a function that makes a "
+                "Callbacks keep the state of one training. Expected a function that makes a "
                 f"list of them. Received: {self.callbacks!r}. Pass callbacks=lambda: [...]."
             )
 
     def compile(self, model: keras.Model, **options: Any) -> None:
-        """Compiles `model` with an optimizer and metrics of its own."""
+        """Compiles `model` with its own optimizer and metrics."""
         optimizer = self.optimizer if isinstance(self.optimizer, str) else self.optimizer()
         metrics = self.metrics() if callable(self.metrics) else self.metrics
         model.compile(optimizer, self.loss, list(metrics), **options)
@@ -81,24 +84,25 @@ class Fit:
         """Fits a compiled model and returns its history, values by name.
 
         Args:
-            model: What is fitted: a Distiller, or a model itself.
+            model: A Distiller, or any Keras model.
             train: A tf.data.Dataset of batches, a pair (x, y), a triple with sample weights, or
                 an object with attributes x and y.
-            stage: Its number, for the seed.
+            stage: The number of the stage, added to the seed.
         """
         if self.seed is not None:
             keras.utils.set_random_seed(self.seed + stage)
+        watch = [] if isinstance(model, BaseDistiller) else [StopUnlessFinite()]
         history = model.fit(
-            **_arguments(train, self.batch_size),
+            **_build_arguments(train, self.batch_size),
             epochs=self.epochs,
             validation_data=self.validation_data,
-            callbacks=list(self.callbacks()),
+            callbacks=[*watch, *self.callbacks()],
             verbose=self.verbose,
         )
         return {name: [float(v) for v in values] for name, values in history.history.items()}
 
 
-def _arguments(train: Any, batch_size: int) -> dict[str, Any]:
+def _build_arguments(train: Any, batch_size: int) -> dict[str, Any]:
     if isinstance(train, tuple | list):
         names = ("x", "y", "sample_weight")
         return {**dict(zip(names, train, strict=False)), "batch_size": batch_size}

@@ -10,30 +10,25 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
-from kdtflite.data.representative import InputSpec, representative
-from kdtflite.errors import (
-    ConfigurationError,
-    DataError,
-    ModelFileError,
-    UnsupportedModelError,
-    one_line,
-)
-from kdtflite.evaluation.latency import delegated_operators
+from kdtflite.data.representative import InputSpec, take_samples
+from kdtflite.errors import ConfigurationError, DataError, UnsupportedModelError
+from kdtflite.evaluation.latency import count_delegated_operators
 from kdtflite.evaluation.layers.labels import Labels, WithoutTensor
-from kdtflite.evaluation.layers.matching import FileValue, Match, inputs_by_name, match
+from kdtflite.evaluation.layers.matching import FileValue, Match, match, match_inputs
 from kdtflite.evaluation.layers.tally import Grid, Tally
-from kdtflite.evaluation.layers.trace import Trace, traced
-from kdtflite.evaluation.models import as_lite_model
-from kdtflite.input_checks import scaling_problems
-from kdtflite.litemodel import LiteModel, TensorSpec
-from kdtflite.models.as_functional import as_functional
-from kdtflite.models.float32 import in_float32
-from kdtflite.models.inspect import input_shapes
+from kdtflite.evaluation.layers.trace import Trace, trace_tensors
+from kdtflite.lite.interpreters import invoke
+from kdtflite.lite.model import LiteModel, as_lite_model
+from kdtflite.lite.samples import find_scaling_problems
+from kdtflite.lite.tensors import TensorSpec
+from kdtflite.models.as_graph import as_graph
+from kdtflite.models.inspect import get_input_shapes
+from kdtflite.models.keras_internals import flatten_layers
+from kdtflite.models.layer_names import find_user_names
 from kdtflite.progress import say, track
-from kdtflite.quantization.naming import user_names
-from kdtflite.quantization.strip import is_quantization_aware, strip
+from kdtflite.quantization.stripping import is_quantization_aware, strip
 
-__all__ = ["Compared", "Comparison", "compare_tensors"]
+__all__ = ["ComparedTensor", "Comparison", "compare_tensors"]
 
 _BATCH = 16
 # Of two Keras tensors that fit a file's tensor so nearly alike, which are a bias of zeros or a
@@ -45,14 +40,14 @@ _AGREED = 6.0
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedTensor:
     """A tensor of the file beside the tensor of the Keras model that it stands for.
 
     Attributes:
-        layer: Label of the Keras layer that gives it, the last one fused into it.
+        layer: Label of the Keras layer that computes it, the last one fused into it.
         kind: The layer's class.
-        fused: Labels of the layers that are computed in the same operator before it.
-        is_output: Whether it is what the layer gives, rather than something inside it.
+        fused: Labels of the layers that the same operator computes before it.
+        is_output: Whether it is the layer's output, rather than something inside the layer.
         value: The file's tensor.
         tally: How the two differ.
         takes: Indices of the file's tensors that it is computed from, the nearest ones of those
@@ -79,7 +74,7 @@ class Comparison:
         kernels: "XNNPACK" or "built-in": which ran the file.
     """
 
-    tensors: tuple[Compared, ...]
+    tensors: tuple[ComparedTensor, ...]
     without_tensor: tuple[WithoutTensor, ...]
     samples: int
     kernels: str
@@ -95,14 +90,14 @@ def compare_tensors(
     xnnpack: bool,
     progress: bool,
 ) -> Comparison:
-    """Compares every tensor of a file that a Keras layer computes with what that layer gives.
+    """Compares every tensor of a file that a Keras layer computes with the layer's output.
 
     Args:
         model: The Keras model that the file was converted from.
         lite: The LiteModel, or the path of a `.tflite`.
-        data: Samples, as `kdtflite.data.representative` takes them.
+        data: Samples, as `kdtflite.data.take_samples` takes them.
         rounding: Whether the fake quantization of a quantization-aware model rounds.
-        samples: The most samples to compare on.
+        samples: The maximum number of samples.
         xnnpack: Run the file with LiteRT's default delegate; False takes the built-in kernels.
         progress: Show progress.
 
@@ -112,12 +107,12 @@ def compare_tensors(
         DataError: Samples that do not fit, or a layer's output that is NaN or infinite.
         ShapeMismatchError: The file was not converted from this model.
     """
+    keras_model, file = as_graph(model), as_lite_model(lite)
     if samples < 1:
         raise ConfigurationError(f"Expected samples from 1 up. Received: {samples}.")
-    keras_model, file = in_float32(as_functional(model)), as_lite_model(lite)
     _refuse_foreign(keras_model)
     aware = is_quantization_aware(keras_model)
-    known_as = user_names(keras_model)
+    user_labels = find_user_names(keras_model)
     if rounding and not aware:
         raise UnsupportedModelError(
             f"Expected a quantization-aware model, made by kdtflite.quantize_aware. Received: "
@@ -126,52 +121,52 @@ def compare_tensors(
         )
     if aware and not rounding:
         keras_model = strip(keras_model)
-    shapes = input_shapes(keras_model)
+    shapes = get_input_shapes(keras_model)
     specs = [
         InputSpec(name, shape[1:], tensor.dtype.name)
         for (name, shape), tensor in zip(shapes.items(), keras_model.inputs, strict=True)
     ]
-    given = representative(data, specs, limit=samples, few=0)
-    tables: list[_Table] = []
+    given = take_samples(data, specs, limit=samples, few=0)
+    tables: list[_CommonTensors] = []
 
     def choose(trace: Trace) -> list[str]:
-        tables.append(_Table(trace, file, known_as, steps=rounding))
+        tables.append(_CommonTensors(trace, file, user_labels, steps=rounding))
         return tables[0].wanted
 
-    compute = traced(keras_model, choose)
+    compute = trace_tensors(keras_model, choose)
     (table,) = tables
     renamed = {table.inputs[name].name: value for name, value in given.samples.items()}
-    for problem in scaling_problems(file.inputs, renamed):
+    for problem in find_scaling_problems(file.inputs, renamed):
         say(problem)
     runner = _FileRunner(file, table.inputs, table.indices, xnnpack=xnnpack)
     batches = list(given.batches(_BATCH))
     for number, batch in enumerate(track(batches, "Comparing layers", quiet=not progress)):
         table.add(compute(batch), runner.run(batch), first=number * _BATCH)
-    chosen = table.chosen()
-    return Comparison(chosen, table.labels.without_tensor(), len(given), runner.kernels)
+    chosen = table.choose_tensors()
+    return Comparison(chosen, table.labels.list_without_tensor(), len(given), runner.kernels)
 
 
 def _refuse_foreign(model: keras.Model) -> None:
-    for layer in model._flatten_layers(include_self=False):
+    for layer in flatten_layers(model):
         if hasattr(layer, "quantize_config"):
             raise UnsupportedModelError(
                 f"Expected a float model, or one from kdtflite.quantize_aware. Received: "
                 f"{model.name!r}, whose layer {layer.name!r} TFMOT fake-quantizes. Pass the float "
-                "model that it was made of."
+                "model that it was made from."
             )
 
 
-class _Table:
-    """The tensors that two models have in common, and what is counted of each candidate."""
+class _CommonTensors:
+    """The tensors that two models have in common, with the statistics of each candidate."""
 
     def __init__(
-        self, trace: Trace, lite: LiteModel, known_as: Mapping[str, str], *, steps: bool
+        self, trace: Trace, lite: LiteModel, user_labels: Mapping[str, str], *, steps: bool
     ) -> None:
         self._lite = lite
-        self.inputs = inputs_by_name(trace, lite)
-        self.labels = Labels(trace, known_as)
+        self.inputs = match_inputs(trace, lite)
+        self.labels = Labels(trace, user_labels)
         self._rows = [
-            _Row(value, pairs, _tallies(value, pairs, steps))
+            _Row(value, pairs, _make_tallies(value, pairs, steps))
             for pairs in match(trace, lite)
             for value in pairs.values
         ]
@@ -186,27 +181,27 @@ class _Table:
             given = theirs[row.value.tensor.index]
             for name in list(row.tallies):
                 try:
-                    if _alike(ours[name], given):
+                    if _are_alike(ours[name], given):
                         given = given.reshape(ours[name].shape)
                         row.tallies[name].add(ours[name], given, first=first)
                         continue
                 except DataError as error:
                     if self.labels.is_output(name):
                         raise DataError(f"Layer {self.labels.label(name)}: {error}") from error
-                # Its shape was not known before, or it is of no use: it is not this one.
+                # Its shape was unknown before, or its values are useless: not this candidate.
                 del row.tallies[name]
 
-    def chosen(self) -> tuple[Compared, ...]:
-        """Returns each of the file's tensors with the candidate that it is."""
-        rows = [(row, place) for row in self._rows if (place := row.best()) is not None]
+    def choose_tensors(self) -> tuple[ComparedTensor, ...]:
+        """Returns each of the file's tensors with the candidate that fits it."""
+        rows = [(row, place) for row in self._rows if (place := row.find_best()) is not None]
         for row, place in rows:
-            self.labels.note(*row.chain(place))
-        takes = _nearest(self._lite, {row.value.tensor.index for row, _ in rows})
+            self.labels.note(*row.list_fusable(place))
+        takes = _find_nearest(self._lite, {row.value.tensor.index for row, _ in rows})
         return tuple(
-            Compared(
+            ComparedTensor(
                 layer=self.labels.label(name := list(row.tallies)[place]),
-                kind=self.labels.kind(name),
-                fused=self.labels.fused(*row.chain(place)),
+                kind=self.labels.find_kind(name),
+                fused=self.labels.list_fused(*row.list_fusable(place)),
                 is_output=self.labels.is_output(name),
                 value=row.value,
                 tally=row.tallies[name],
@@ -222,8 +217,8 @@ class _Row:
     match: Match
     tallies: dict[str, Tally]
 
-    def best(self) -> int | None:
-        """Returns which candidate fits best, the last of those that fit alike."""
+    def find_best(self) -> int | None:
+        """Returns which candidate fits best; of equally good ones the last."""
         tallies = list(self.tallies.values())
         if not tallies:
             return None
@@ -231,14 +226,14 @@ class _Row:
         place = max(i for i, tally in enumerate(tallies) if tally.mse <= most)
         return place if self.match.sure or tallies[place].sqnr >= _AGREED else None
 
-    def chain(self, place: int) -> tuple[tuple[str, ...], int]:
-        """Returns all that may be fused, and where among it a candidate is."""
+    def list_fusable(self, place: int) -> tuple[tuple[str, ...], int]:
+        """Returns all that may be fused, and the position of a candidate among it."""
         before = self.match.before
         return (*before, *self.tallies), len(before) + place
 
 
-def _nearest(lite: LiteModel, known: set[int]) -> dict[int, frozenset[int]]:
-    """Returns which of the known tensors of a file each tensor is computed from, past all else."""
+def _find_nearest(lite: LiteModel, known: set[int]) -> dict[int, frozenset[int]]:
+    """Returns the nearest known tensors of a file that each tensor is computed from."""
     found: dict[int, frozenset[int]] = {}
     for operator in lite.operators:
         if operator.subgraph != 0:
@@ -253,19 +248,19 @@ def _nearest(lite: LiteModel, known: set[int]) -> dict[int, frozenset[int]]:
     return found
 
 
-def _alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether two tensors hold numbers and have the same shape, sizes of 1 left out."""
+def _are_alike(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether two tensors hold numbers and have the same shape, ignoring sizes of 1."""
     shapes = [[size for size in each.shape[1:] if size != 1] for each in (ours, theirs)]
     numbers = ours.dtype.kind in "biuf" and theirs.dtype.kind in "biuf"
     return numbers and len(ours) == len(theirs) and shapes[0] == shapes[1]
 
 
-def _tallies(value: FileValue, match: Match, steps: bool) -> dict[str, Tally]:
-    grid = _grid(value)
+def _make_tallies(value: FileValue, match: Match, steps: bool) -> dict[str, Tally]:
+    grid = _make_grid(value)
     return {name: Tally(grid, steps=steps) for name in match.candidates}
 
 
-def _grid(value: FileValue) -> Grid | None:
+def _make_grid(value: FileValue) -> Grid | None:
     tensor = value.tensor
     if len(tensor.scales) != 1 or tensor.dtype not in ("int8", "uint8", "int16"):
         return None
@@ -273,7 +268,7 @@ def _grid(value: FileValue) -> Grid | None:
 
 
 class _FileRunner:
-    """Runs a file and gives its tensors, those in the middle too."""
+    """Runs a file and returns its tensors, including intermediate ones."""
 
     def __init__(
         self,
@@ -289,7 +284,7 @@ class _FileRunner:
             warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")
             self._interpreter = lite.interpreter(xnnpack=xnnpack, keep_tensors=True)
         # XNNPACK may take nothing of a file: then the built-in kernels run.
-        taken, _ = delegated_operators(self._interpreter)
+        taken, _ = count_delegated_operators(self._interpreter)
         self.kernels = "XNNPACK" if taken else "built-in"
         first = next(iter(inputs.values()))
         self._batch = first.shape[0] if first.shape else 1
@@ -299,14 +294,11 @@ class _FileRunner:
         count = len(next(iter(batch.values())))
         parts: dict[int, list[np.ndarray]] = {index: [] for index in self._indices}
         for start in range(0, count, self._batch):
-            # A file of a fixed batch gets the last sample again where there are too few.
+            # A fixed batch is filled up with the last sample.
             rows = np.minimum(np.arange(start, start + self._batch), count - 1)
             for name, spec in self._inputs.items():
                 self._interpreter.set_tensor(spec.index, spec.quantize(batch[name][rows]))
-            try:
-                self._interpreter.invoke()
-            except (ValueError, RuntimeError) as error:
-                raise ModelFileError(f"LiteRT cannot run this file: {one_line(error)}.") from error
+            invoke(self._interpreter)
             for index in self._indices:
                 parts[index].append(self._interpreter.get_tensor(index))
         return {

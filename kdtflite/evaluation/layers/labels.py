@@ -1,4 +1,4 @@
-"""What the layers of a model are called in a table, and which have no tensor in the file."""
+"""Labels of a model's layers in tables, and the layers that have no tensor in the file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kdtflite.evaluation.layers.names import layer_kind, layer_name
+from kdtflite.evaluation.layers.names import find_layer_class
 from kdtflite.evaluation.layers.trace import Call, Trace
+from kdtflite.models.layer_names import strip_prefix
 
 __all__ = ["Labels", "WithoutTensor"]
 
@@ -19,7 +20,7 @@ class WithoutTensor:
     Attributes:
         layer: Its label.
         kind: Its class.
-        why: What became of it.
+        why: What happened to it.
     """
 
     layer: str
@@ -30,17 +31,17 @@ class WithoutTensor:
 class Labels:
     """Labels of a model's layers, and an account of which of them were found in a file.
 
-    A label is the layer's name, after those of the models it is in, without "quant_":
-    "backbone/conv". Of a layer that is called several times it says which call.
+    A label is the layer's path without "quant_", such as "backbone/conv", with the number of the
+    call if the layer is called several times.
 
     Args:
         trace: The model.
-        known_as: What the user calls the layers, by name, where that is something else.
+        user_labels: The user's names of the layers, by name, where they differ.
     """
 
-    def __init__(self, trace: Trace, known_as: Mapping[str, str]) -> None:
+    def __init__(self, trace: Trace, user_labels: Mapping[str, str]) -> None:
         self._trace = trace
-        self._known_as = known_as
+        self._user_labels = user_labels
         self._calls = Counter(call.path for call in trace.units)
         self._inputs = {tensor: name for name, tensor in trace.inputs.items()}
         self._found: set[str] = set()
@@ -51,25 +52,25 @@ class Labels:
         """Returns the label of the layer, or the name of the input, that a tensor comes from."""
         if tensor in self._inputs:
             return self._inputs[tensor]
-        call = self._trace.made_by(tensor)
+        call = self._trace.find_unit(tensor)
         if call is None:
             return tensor
-        return self._label_of(call)
+        return self._label_call(call)
 
-    def kind(self, tensor: str) -> str:
+    def find_kind(self, tensor: str) -> str:
         """Returns the class of that layer."""
-        call = self._trace.made_by(tensor)
+        call = self._trace.find_unit(tensor)
         if call is None or tensor in self._inputs:
             return "InputLayer"
-        return layer_kind(call.layer)
+        return find_layer_class(call.layer)
 
     def is_output(self, tensor: str) -> bool:
-        """Whether a tensor is what its layer gives, rather than something inside the layer."""
-        call = self._trace.made_by(tensor)
+        """Whether a tensor is its layer's output, rather than something inside the layer."""
+        call = self._trace.find_unit(tensor)
         return call is None or tensor in self._inputs or tensor in call.outputs
 
     def note(self, candidates: Sequence[str], chosen: int) -> None:
-        """Takes down which candidate a tensor of the file is."""
+        """Records which candidate a tensor of the file is."""
         if not self.is_output(candidates[chosen]):
             return
         self._found.add(candidates[chosen])
@@ -77,8 +78,8 @@ class Labels:
             self._fused.setdefault(tensor, self.label(candidates[chosen]))
         self._folded.update(candidates[chosen + 1 :])
 
-    def fused(self, candidates: Sequence[str], chosen: int) -> tuple[str, ...]:
-        """Returns the layers that have no tensor of their own before a candidate, all noted."""
+    def list_fused(self, candidates: Sequence[str], chosen: int) -> tuple[str, ...]:
+        """Returns the layers without a tensor of their own that are fused before a candidate."""
         labels: list[str] = []
         for tensor in reversed(candidates[:chosen]):
             if tensor in self._found:
@@ -88,29 +89,29 @@ class Labels:
         last = self.label(candidates[chosen])
         return tuple(label for label in labels if label != last)
 
-    def without_tensor(self) -> tuple[WithoutTensor, ...]:
+    def list_without_tensor(self) -> tuple[WithoutTensor, ...]:
         """Returns the layers of which no tensor was found, in the order of the model.
 
-        Of one that was taken apart it is enough that a part of that name was found; where that
-        part only passes on what another gives, that the other was.
+        For a layer that was decomposed, it is enough that a part of that name was found; if the
+        part only passes on another layer's output, that the other layer was found.
         """
         found = {self.label(tensor) for tensor in self._found}
         taken_apart = {label.partition(" (")[0] for label in found}
         missing = {
-            label: WithoutTensor(label, layer_kind(call.layer), self._why(call))
+            label: WithoutTensor(label, find_layer_class(call.layer), self._explain(call))
             for call in self._trace.units
             if call.outputs and self._is_missing(call)
-            if (label := self._label_of(call)) not in found
-            and not (self._passes_on(call) and label in taken_apart)
+            if (label := self._label_call(call)) not in found
+            and not (self._is_passed_on(call) and label in taken_apart)
         }
         return tuple(missing.values())
 
     def _is_missing(self, call: Call) -> bool:
-        return self._passes_on(call) or not set(call.outputs) <= self._found
+        return self._is_passed_on(call) or not set(call.outputs) <= self._found
 
-    def _why(self, call: Call) -> str:
+    def _explain(self, call: Call) -> str:
         missing = [tensor for tensor in call.outputs if tensor not in self._found]
-        if self._passes_on(call):
+        if self._is_passed_on(call):
             return "changes nothing outside training"
         if missing[0] in self._fused:
             return f"fused into {self._fused[missing[0]]}"
@@ -118,10 +119,10 @@ class Labels:
             return "folded into the layers after it"
         return "no tensor of the file matches it"
 
-    def _passes_on(self, call: Call) -> bool:
+    def _is_passed_on(self, call: Call) -> bool:
         return set(call.outputs) <= set(call.inputs)
 
-    def _label_of(self, call: Call) -> str:
-        name = layer_name(call.path)
-        name = self._known_as.get(name, name)
+    def _label_call(self, call: Call) -> str:
+        name = strip_prefix(call.path)
+        name = self._user_labels.get(name, name)
         return f"{name} (call {call.number + 1})" if self._calls[call.path] > 1 else name

@@ -17,10 +17,10 @@ from typing import Any
 import tf_keras as keras
 
 from kdtflite.evaluation.layers.trace import Call, Trace
+from kdtflite.models.layer_names import strip_prefix
 from kdtflite.quantization.layers import FakeQuantized
-from kdtflite.quantization.wrapping import PREFIX
 
-__all__ = ["Named", "Names", "layer_kind", "layer_name"]
+__all__ = ["Named", "Names", "find_layer_class"]
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,7 @@ class Named:
     sure: bool
 
 
-def layer_name(path: str) -> str:
-    """Returns the name that a layer had before `quantize_aware` wrapped it.
-
-    "quant_conv" was "conv"; for a path, "backbone/quant_conv", each of its names.
-    """
-    return "/".join(part.removeprefix(PREFIX) for part in path.split("/"))
-
-
-def layer_kind(layer: keras.layers.Layer) -> str:
+def find_layer_class(layer: keras.layers.Layer) -> str:
     """Returns the class of a layer, inside the wrapper of `quantize_aware`."""
     inner = layer.layer if isinstance(layer, FakeQuantized) else layer
     return type(inner).__name__
@@ -70,14 +62,14 @@ class Names:
             call = trace.operations.get(operation.name)
             # What does not depend on samples (weights, shapes) is no output of a layer.
             if call is not None and operation.outputs and operation.name in trace.computed:
-                key = _plain(operation.name.partition("/")[2])
+                key = _normalize(operation.name.partition("/")[2])
                 self._operations.setdefault(key, (operation, call))
         for call in trace.units:
-            self._layers.setdefault(_plain(call.path), []).append(call)
+            self._layers.setdefault(_normalize(call.path), []).append(call)
         # A nested model that was opened leaves its layers' own names alone.
-        inner = Counter(_plain(call.layer.name) for call in trace.units)
+        inner = Counter(_normalize(call.layer.name) for call in trace.units)
         for call in trace.units:
-            name = _plain(call.layer.name)
+            name = _normalize(call.layer.name)
             if inner[name] == 1:
                 self._layers.setdefault(name, [call])
 
@@ -97,7 +89,7 @@ class Names:
         path, _, number = path.partition(":")
         _, _, inside = path.partition("/")
         for candidate in (inside, path):
-            for key in _without_digits(_plain(candidate)):
+            for key in _strip_digits(_normalize(candidate)):
                 if key in self._operations:
                     operation, call = self._operations[key]
                     which = int(number) if number.isdigit() else 0
@@ -113,7 +105,7 @@ class Names:
         return None
 
     def _find_layer(self, path: str) -> Named | None:
-        key = _plain(path)
+        key = _normalize(path)
         known = [name for name in self._layers if f"{key}_".startswith(f"{name}_")]
         if not known:
             return None
@@ -124,15 +116,15 @@ class Names:
         number = int(told[1]) if told and len(calls) > 1 else 0
         if number >= len(calls):
             return None
-        whole = f"{layer_name(path)}/".startswith(f"{layer_name(calls[0].path)}/")
+        whole = f"{strip_prefix(path)}/".startswith(f"{strip_prefix(calls[0].path)}/")
         return Named(calls[number], None, sure=whole)
 
 
-def _plain(path: str) -> str:
-    return layer_name(path).replace("/", "_")
+def _normalize(path: str) -> str:
+    return strip_prefix(path).replace("/", "_")
 
 
-def _without_digits(key: str) -> Iterable[str]:
+def _strip_digits(key: str) -> Iterable[str]:
     """Yields a name as it is, then without the number that the converter makes it unique by."""
     yield key
     while key and key[-1].isdigit():

@@ -1,29 +1,44 @@
-"""A drawing of the SQNR of a model's layers, for few layers and for many."""
+"""A model's layers as a table, and a drawing of their SQNR, for few layers and for many."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from rich import box
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from kdtflite.results import Axes, Table, make_axes, make_table
 
-__all__ = ["draw_sqnr", "height"]
+__all__ = ["draw_sqnr", "make_layer_table"]
 
 # Up to so many layers each has a line with its name; of more, the lowest ones are named.
 _NAMED = 40
 _LOWEST = 8
 _LONGEST = 30
-_COLOUR, _LOW = "#2361ad", "#c2410c"
+_COLOR, _LOW = "#2361ad", "#c2410c"
 
 
-def height(layers: int) -> float:
-    """Returns the height of a figure in which that many layers can be read, in inches."""
-    return 0.9 + 0.2 * layers if layers <= _NAMED else 3.2 + 0.19 * _LOWEST
+def make_layer_table(rows: Iterable[tuple[Any, ...]], *numbers: str) -> Table:
+    """Returns a table with one row per layer or tensor.
+
+    Args:
+        rows: For each its name, whether it is bold, its operator ("" for an input), and numbers.
+        *numbers: Titles of the numbers.
+    """
+    cells = (
+        # Text: a name in brackets is no markup.
+        (Text(name, style="bold" if bold else ""), operator or "input", *rest)
+        for name, bold, operator, *rest in rows
+    )
+    table = make_table(
+        cells, text=("layer", "operator"), numbers=numbers, box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.columns[0].max_width = 40
+    for column in table.columns[1:]:
+        column.no_wrap, column.overflow = True, "ellipsis"
+    return table
 
 
 def draw_sqnr(layers: Sequence[tuple[str, float]], ax: Axes | None = None) -> Axes:
@@ -39,10 +54,8 @@ def draw_sqnr(layers: Sequence[tuple[str, float]], ax: Axes | None = None) -> Ax
     Returns:
         The axes drawn on.
     """
-    if ax is None:
-        # Not pyplot: it would keep the figure alive and may want a display.
-        figure = Figure(figsize=(7, height(len(layers))), layout="constrained")
-        ax = figure.subplots()
+    few = len(layers) <= _NAMED
+    ax = make_axes(ax, 7, 0.9 + 0.2 * len(layers) if few else 3.2 + 0.19 * _LOWEST)
     finite = [value for _, value in layers if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     margin = max(1.0, 0.04 * (high - low))
@@ -50,7 +63,6 @@ def draw_sqnr(layers: Sequence[tuple[str, float]], ax: Axes | None = None) -> Ax
     values = [edges.get(value, value) for _, value in layers]
     # Stable: of layers alike, the first ones.
     lowest = sorted(range(len(layers)), key=lambda place: layers[place][1])[:_LOWEST]
-    few = len(layers) <= _NAMED
     places = range(1, len(layers) + 1)
     _draw_points(ax, list(places), values, [value for _, value in layers], few=few)
     if few:
@@ -72,16 +84,16 @@ def _draw_points(
     ax: Axes, places: list[int], values: list[float], true: list[float], *, few: bool
 ) -> None:
     line = (values, places) if few else (places, values)
-    ax.plot(*line, color=_COLOUR, linewidth=1, alpha=0.45, zorder=2)
+    ax.plot(*line, color=_COLOR, linewidth=1, alpha=0.45, zorder=2)
     for marker, filled in (("o", True), ("^", False)):
         chosen = [i for i, value in enumerate(true) if math.isfinite(value) == filled]
         points = [values[i] for i in chosen], [places[i] for i in chosen]
         ax.plot(
             *(points if few else reversed(points)),
             marker,
-            color=_COLOUR,
+            color=_COLOR,
             markersize=6 if few else 3.5,
-            markerfacecolor=_COLOUR if filled else "none",
+            markerfacecolor=_COLOR if filled else "none",
             zorder=3,
         )
 
@@ -89,6 +101,8 @@ def _draw_points(
 def _name_lowest(
     ax: Axes, layers: Sequence[tuple[str, float]], values: list[float], lowest: list[int]
 ) -> None:
+    from matplotlib.lines import Line2D
+
     named = []
     for number, place in enumerate(sorted(lowest), start=1):
         ax.plot([place + 1], [values[place]], "o", color=_LOW, markersize=5.5, zorder=4)

@@ -1,22 +1,23 @@
-"""What is counted of a file's tensor against the Keras model's, batch by batch."""
+"""Statistics of a file's tensor against the Keras model's, collected batch by batch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdtflite.errors import DataError
-from kdtflite.litemodel import dequantize, quantize
+from kdtflite.lite.tensors import dequantize, quantize
 
 __all__ = ["Grid", "Tally", "Worst"]
 
 _BINS = 4  # differences of 0, 1, 2, and of more steps
-# Elements added up at once: they fit a core's cache, and NumPy's dot product does not yet wake
-# other threads, which on a busy machine takes ten times as long as the sum.
+# Elements summed at once: they fit a core's cache, and NumPy's dot product does not yet use other
+# threads, which on a busy machine would take ten times as long as the sum.
 _PIECE = 2**13
 
 
@@ -36,7 +37,7 @@ class Worst:
     Attributes:
         steps: The difference of their codes, file minus Keras.
         sample: Number of the sample, among those compared.
-        index: Where in the tensor, the batch left out.
+        index: The index in the tensor, without the batch.
         keras: The Keras model's value there.
         file: The file's.
     """
@@ -65,10 +66,10 @@ class Tally:
         self._signal = self._error = self._other = self._product = 0.0
         self._largest = 0.0
         self._bins = np.zeros(_BINS, np.int64)
-        self._at_ends = self._beyond = 0
+        self._saturated = self._clipped = 0
         self._codes: tuple[int, int] | None = None
 
-    def add(self, expected: NDArray, given: NDArray, *, first: int = 0) -> None:
+    def add(self, expected: NDArray[Any], given: NDArray[Any], *, first: int = 0) -> None:
         """Counts a batch.
 
         Args:
@@ -82,7 +83,7 @@ class Tally:
         if not expected.size:
             return
         values = given if self.grid is None else self._count_codes(expected, given)
-        pieces = zip(_pieces(expected), _pieces(values), strict=True)
+        pieces = zip(_split(expected), _split(values), strict=True)
         signal = other = product = noise = 0.0
         for x, y in ((a.astype(np.float64), b.astype(np.float64)) for a, b in pieces):
             error = x - y
@@ -134,18 +135,18 @@ class Tally:
         return None if self.grid is None else self._largest / self.grid.scale
 
     @property
-    def at_ends(self) -> float | None:
-        """Share of the codes that are the least or the greatest there are."""
-        return self._share(self._at_ends)
+    def saturated(self) -> float | None:
+        """Share of the codes at either end of the range."""
+        return self._as_share(self._saturated)
 
     @property
-    def beyond(self) -> float | None:
-        """Share of the Keras model's values over half a step outside what the codes can say."""
-        return self._share(self._beyond)
+    def clipped(self) -> float | None:
+        """Share of the Keras model's values more than half a step outside the range."""
+        return self._as_share(self._clipped)
 
     @property
     def range_used(self) -> float | None:
-        """Share of the range between the least and the greatest code that occur."""
+        """Share of the range between the smallest and the largest code that occur."""
         if self.grid is None or self._codes is None:
             return None
         ends = np.iinfo(self.grid.dtype)
@@ -156,24 +157,24 @@ class Tally:
         """Shares of the elements that differ by 0, 1, 2 and by more steps."""
         return tuple(self._bins / max(self.elements, 1)) if self.counts_steps else None
 
-    def _share(self, count: int) -> float | None:
+    def _as_share(self, count: int) -> float | None:
         return None if self.grid is None else count / max(self.elements, 1)
 
-    def _count_codes(self, expected: NDArray, codes: NDArray) -> NDArray[np.float32]:
+    def _count_codes(self, expected: NDArray[Any], codes: NDArray[Any]) -> NDArray[np.float32]:
         assert self.grid is not None
         scale, zero, ends = self.grid.scale, self.grid.zero_point, np.iinfo(self.grid.dtype)
         low, high = (int(ends.min) - zero - 0.5) * scale, (int(ends.max) - zero + 0.5) * scale
         if expected.min() < low or expected.max() > high:
-            self._beyond += int(np.count_nonzero((expected < low) | (expected > high)))
+            self._clipped += int(np.count_nonzero((expected < low) | (expected > high)))
         least, most = int(codes.min()), int(codes.max())
         if least == ends.min or most == ends.max:
-            self._at_ends += int(np.count_nonzero((codes == ends.min) | (codes == ends.max)))
+            self._saturated += int(np.count_nonzero((codes == ends.min) | (codes == ends.max)))
         before = self._codes or (least, most)
         self._codes = min(before[0], least), max(before[1], most)
         return dequantize(codes, scale, zero)
 
     def _count_steps(
-        self, expected: NDArray, codes: NDArray, values: NDArray[np.float32], first: int
+        self, expected: NDArray[Any], codes: NDArray[Any], values: NDArray[np.float32], first: int
     ) -> None:
         assert self.grid is not None
         ours = quantize(expected, self.grid.scale, self.grid.zero_point, self.grid.dtype)
@@ -191,6 +192,6 @@ class Tally:
             )
 
 
-def _pieces(values: NDArray) -> Iterator[NDArray]:
+def _split(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
     flat = values.ravel()
     return (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))

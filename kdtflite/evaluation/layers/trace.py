@@ -1,23 +1,24 @@
-"""A Keras model traced once, with what every layer takes and gives known by name."""
+"""A Keras model traced once, with the names of every layer's inputs and outputs."""
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from kdtflite.models.keras_internals import get_input_structure
 from kdtflite.quantization.layers import FakeQuantize
 
-__all__ = ["Call", "Trace", "traced"]
+__all__ = ["Call", "Trace", "trace_tensors"]
 
+# Only one replacement of `Layer.__call__` at a time.
 _lock = threading.Lock()
 
 
@@ -27,12 +28,12 @@ class Call:
 
     Attributes:
         layer: The layer.
-        path: Its name, after those of the models and layers that it is called in:
+        path: Its name after the names of the models and layers that call it:
             "backbone/conv".
         number: Which call of this path it is, from 0.
         parent: The call that it was made in, or None.
-        inputs: Names of the tensors it takes.
-        outputs: Names of the tensors it gives, in order.
+        inputs: Names of its input tensors.
+        outputs: Names of its output tensors, in order.
     """
 
     layer: keras.layers.Layer
@@ -43,24 +44,24 @@ class Call:
     outputs: tuple[str, ...] = ()
 
     @property
-    def holds_layers(self) -> bool:
-        """Whether it is of a model: its layers' calls tell the same in more detail."""
+    def is_model(self) -> bool:
+        """Whether it is a call of a model, whose layers' calls have the details."""
         return isinstance(self.layer, keras.Model)
 
     @property
     def unit(self) -> Call | None:
-        """The call that is shown: the outermost one that is not of a model."""
+        """The call that is shown: the outermost one that is not a call of a model."""
         around = self.parent.unit if self.parent is not None else None
-        return around or (None if self.holds_layers else self)
+        return around or (None if self.is_model else self)
 
 
 @dataclass(eq=False)
 class Trace:
-    """What one pass through a model computes.
+    """All that one pass through a model computes.
 
-    A tensor that is another one unchanged (the output of Dropout outside training) goes by the
-    other's name. What a layer gives, or the model takes, is fake-quantized where a FakeQuantize
-    follows it, which is no unit of its own.
+    A tensor that is an unchanged copy (the output of Dropout outside training) has the name of the
+    original. A layer's output, or an input of the model, is fake-quantized if a FakeQuantize layer
+    follows it, which is not a unit of its own.
 
     Attributes:
         units: The calls to show, in the order in which they end.
@@ -78,7 +79,7 @@ class Trace:
     rounded: dict[str, str]
     graph: Any = field(repr=False)
 
-    @cached_property
+    @functools.cached_property
     def computed(self) -> frozenset[str]:
         """Names of the operations that depend on the model's inputs."""
         found = {name.partition(":")[0] for name in self.inputs.values()}
@@ -87,7 +88,7 @@ class Trace:
                 found.add(operation.name)
         return frozenset(found)
 
-    def made_by(self, tensor: str) -> Call | None:
+    def find_unit(self, tensor: str) -> Call | None:
         """Returns the unit that computes a tensor."""
         return self.operations.get(tensor.partition(":")[0])
 
@@ -97,20 +98,20 @@ class Trace:
         return None if shape.rank is None else tuple(shape.as_list())
 
 
-def traced(
+def trace_tensors(
     model: keras.Model, choose: Callable[[Trace], Iterable[str]]
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     """Traces a model at `training=False` and returns a function that computes some of its tensors.
 
     Args:
         model: A tf_keras model built on inputs.
-        choose: Is shown the trace and returns the names of the tensors to compute.
+        choose: Gets the trace and returns the names of the tensors to compute.
 
     Returns:
         A function of a batch by input name, arrays of shape (batch, ...), that gives the chosen
         tensors by name.
     """
-    structure = getattr(model, "_nested_inputs", model.inputs)
+    structure = get_input_structure(model)
     names = list(model.input_names)
     wanted: list[str] = []
 
@@ -119,17 +120,16 @@ def traced(
         calls: list[Call] = []
         made: dict[str, Call] = {}
         rounded: dict[str, str] = {}
-        with _recorded(graph, calls, made, rounded):
+        with _record_calls(graph, calls, made, rounded):
             outputs = model(tf.nest.pack_sequence_as(structure, given), training=False)
-        taken = [rounded.get(name, name) for name in map(_known_as, given)]
+        taken = [rounded.get(name, name) for name in map(_resolve_name, given)]
+        given_out = [_resolve_name(tensor) for tensor in tf.nest.flatten(outputs)]
         wanted[:] = choose(
             Trace(
                 units=[call for call in calls if call.unit is call],
                 operations={name: unit for name, call in made.items() if (unit := call.unit)},
                 inputs=dict(zip(names, taken, strict=True)),
-                outputs=dict(
-                    zip(model.output_names, map(_known_as, tf.nest.flatten(outputs)), strict=True)
-                ),
+                outputs=dict(zip(model.output_names, given_out, strict=True)),
                 rounded=rounded,
                 graph=graph,
             )
@@ -137,7 +137,7 @@ def traced(
         return [graph.get_tensor_by_name(name) for name in wanted]
 
     specs = [
-        tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name=_argument(number))
+        tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name=_name_argument(number))
         for number, tensor in enumerate(model.inputs)
     ]
     function = tf.function(run, autograph=False).get_concrete_function(*specs)
@@ -149,23 +149,22 @@ def traced(
     return compute
 
 
-def _argument(number: int) -> str:
-    # No name of a layer, which an operation of the model might be called by.
+def _name_argument(number: int) -> str:
+    # Not the name of a layer, which an operation of the model might have.
     return f"kdtflite_input_{number}"
 
 
 @contextmanager
-def _recorded(
+def _record_calls(
     graph: Any, calls: list[Call], made: dict[str, Call], rounded: dict[str, str]
 ) -> Iterator[None]:
-    """Notes every call of a layer, which operations of `graph` it makes, and what is rounded."""
-    original = keras.layers.Layer.__call__
+    """Records every call of a layer, the operations it makes, and what is fake-quantized."""
     open_calls: list[Call] = []
     numbers: dict[str, int] = {}
 
-    def noted(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    def record(original: Any, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         parent = open_calls[-1] if open_calls else None
-        # The model itself is no part of the paths: what it is called in a file may differ.
+        # The model's own name is not part of the paths: it may differ in the file.
         path = f"{parent.path}/{layer.name}".lstrip("/") if parent else ""
         call = Call(layer, path, numbers.get(path, 0), parent)
         numbers[path] = call.number + 1
@@ -177,7 +176,7 @@ def _recorded(
             open_calls.pop()
         if isinstance(layer, FakeQuantize):
             # It belongs to the layer whose output it rounds.
-            (given,), (kept,) = _tensors(graph, args), _tensors(graph, outputs)
+            (given,), (kept,) = _iterate_tensors(graph, args), _iterate_tensors(graph, outputs)
             rounded[given] = kept
             call = made.get(given.partition(":")[0], call)
             _replace_output(call, given, kept)
@@ -185,15 +184,38 @@ def _recorded(
             made.setdefault(operation.name, call)
         if isinstance(layer, FakeQuantize):
             return outputs
-        call.inputs = tuple(_tensors(graph, (args, kwargs)))
-        call.outputs = tuple(_tensors(graph, outputs))
+        call.inputs = tuple(_iterate_tensors(graph, (args, kwargs)))
+        call.outputs = tuple(_iterate_tensors(graph, outputs))
         if parent is not None:
             calls.append(call)
         return outputs
 
-    # A class-wide patch: calls in other threads would be noted too.
-    with _lock, mock.patch.object(keras.layers.Layer, "__call__", noted):
+    with _intercept_calls(record):
         yield
+
+
+@contextmanager
+def _intercept_calls(around: Callable[..., Any]) -> Iterator[None]:
+    """Sends every call of a layer in this thread through `around(original, layer, ...)`.
+
+    Keras has no hook for this: its call context sees what a layer takes, not what it gives. Layers
+    that other threads call meanwhile work as ever.
+    """
+    original = keras.layers.Layer.__call__
+    thread = threading.get_ident()
+
+    @functools.wraps(original)
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return original(layer, *args, **kwargs)
+        return around(original, layer, *args, **kwargs)
+
+    with _lock:
+        keras.layers.Layer.__call__ = call
+        try:
+            yield
+        finally:
+            keras.layers.Layer.__call__ = original
 
 
 def _replace_output(call: Call | None, old: str, new: str) -> None:
@@ -202,14 +224,14 @@ def _replace_output(call: Call | None, old: str, new: str) -> None:
         call = call.parent
 
 
-def _tensors(graph: Any, structure: Any) -> Iterator[str]:
-    """Yields the tensors of `graph` in a structure: those of loop bodies are none of it."""
+def _iterate_tensors(graph: Any, structure: Any) -> Iterator[str]:
+    """Yields the tensors of `graph` in a structure, without those of loop bodies."""
     for value in tf.nest.flatten(structure, expand_composites=True):
         if tf.is_tensor(value) and getattr(value, "graph", None) is graph:
-            yield _known_as(value)
+            yield _resolve_name(value)
 
 
-def _known_as(tensor: Any) -> str:
+def _resolve_name(tensor: Any) -> str:
     while tensor.op.type == "Identity":
         tensor = tensor.op.inputs[0]
     return str(tensor.name)

@@ -1,4 +1,4 @@
-"""How a range is chosen from what a calibration pass sees, one method a file."""
+"""How a range is chosen from the values of a calibration pass, one method per file."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The range of least relative entropy, as TensorRT's calibrator (Migacz, GTC 2017)."""
+"""The range of least relative entropy, as in TensorRT's calibrator (Migacz, GTC 2017)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ _ROUNDS = 4
 
 
 class Entropy(HistogramObserver):
-    """The range whose clipped and rounded distribution tells least apart from the values' own.
+    """The range whose clipped and rounded distribution is closest to that of the values.
 
         least over ranges of  KL(P || Q) = Σ P · log(P / Q)
 
-    P is the histogram within the range, what lies beyond added to its outermost bins; Q the same
-    without what lies beyond, merged into as many groups of bins as there are codes, each group's
-    count spread evenly over its bins that are not empty. Both sum to 1. So does TensorRT's
-    calibrator on the sizes |x| (S. Migacz, "8-bit Inference with TensorRT", GTC 2017): up to
-    2,048 bins, 2^(bits-1) groups, ranges from as many bins up, zeros left out. That is the
-    symmetric case here; otherwise there are 2^bits groups and the two ends are searched in turn
-    until neither moves. Of equal divergences the widest range counts.
+    P is the histogram within the range, with the values outside added to its outermost bins. Q is
+    the same without the values outside, merged into as many groups of bins as there are codes;
+    the count of each group is spread evenly over those of its bins that are not empty. Both sum
+    to 1. TensorRT's calibrator does the same for the sizes |x| (S. Migacz, "8-bit Inference with
+    TensorRT", GTC 2017): up to 2,048 bins, 2^(bits-1) groups, ranges of at least as many bins,
+    zeros left out. That is the symmetric case here. Otherwise there are 2^bits groups, and the
+    two limits are searched in turn until neither moves. Among equal divergences the widest range
+    wins.
 
-    What lies beyond goes to the outermost bins that are not empty; TensorRT's takes the very
-    last ones, and so can end no range in the gap before an outlier. No range is narrower than
-    an eighth of the values' (a sixteenth where symmetric): farther outliers want `percentile`.
+    The values outside go to the outermost bins that are not empty. TensorRT's calibrator takes the
+    very last bins, so its range cannot stop in the gap before an outlier. No range is narrower
+    than an eighth of the range of the values (a sixteenth if symmetric): for outliers beyond that
+    use `percentile`.
 
     Args:
         symmetric: As for every observer.
-        bits: 2 to 8: at 16 there are more codes than bins, and nothing to choose by.
+        bits: 2 to 8. At 16 there are more codes than bins, so nothing can be compared.
 
     Raises:
         ConfigurationError: `bits` is out of bounds.
@@ -48,16 +50,16 @@ class Entropy(HistogramObserver):
                 "Use 'mse' or 'percentile'."
             )
 
-    def _ends(self) -> tuple[float, float]:
-        counts, first, width = self.histogram.coarse(_BINS)
+    def _choose_limits(self) -> tuple[float, float]:
+        counts, first, width = self.histogram.coarsen(_BINS)
         groups = self.levels + 1
         zero, end = -first, len(counts)
         low, high = 0, end
-        # The divergence jitters from bin to bin: where two ends are searched, every eighth will do.
+        # The divergence jitters from bin to bin: for two limits every eighth bin is enough.
         stride = _STRIDE if 0 < zero < end else 1
         for _ in range(_ROUNDS if end > groups else 0):
             before = low, high
-            # Widest first: min() keeps the first of equals.
+            # Widest first, since min() keeps the first of equals.
             high = min(
                 range(end, max(zero, low + groups) - 1, -stride),
                 key=lambda high: divergence(counts, low, high, groups),
@@ -78,10 +80,10 @@ def divergence(counts: NDArray[np.int64], low: int, high: int, groups: int) -> f
         counts: The histogram.
         low: First bin of the range.
         high: Bin after its last.
-        groups: Into how many groups the range's bins are merged.
+        groups: The number of groups into which the range's bins are merged.
 
     Returns:
-        Infinity where the range has no value in it.
+        The divergence in nats, or infinity for a range without values.
     """
     within = np.flatnonzero(counts[low:high])
     if not len(within):

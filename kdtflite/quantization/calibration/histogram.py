@@ -1,4 +1,4 @@
-"""A histogram that widens as values come, and is the same in whatever batches they come."""
+"""A histogram that widens with its values and does not depend on how they are batched."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ _LEAST_EXPONENT = -126
 class Histogram:
     """Counts of values in bins of one width, a power of two, with an edge at 0.
 
-    When a batch exceeds the bins they are merged by whole factors, 2, 4, 8, ..., so that no
-    count is ever divided (as in PyTorch's HistogramObserver, which divides). The bins' width
-    follows from the least and greatest value alone and dividing by it is exact in float32:
-    batches in any order and of any size give the same counts, to the last one. At least 4,096
-    bins span the values and 0, and at most 8,192.
+    When a batch exceeds the bins, they are merged by a power of two, so no count is ever divided,
+    as PyTorch's HistogramObserver does. The width of the bins follows from the smallest and the
+    largest value alone, and dividing by it is exact in float32: the counts are exactly the same
+    for batches in any order and of any size. The values and 0 are covered by 4,096 to 8,192 bins.
 
-    Zeros are counted apart: a ReLU's output is half zeros, which no rounding changes.
+    Values have no denormals, as observers flush them.
+
+    Zeros are counted separately: half of a ReLU's output is zeros, which no rounding changes.
 
     Attributes:
-        width: Width of a bin; 0 while nothing but zeros was seen.
-        first: Number of the first bin; bin n spans n · width up to, without it, (n + 1) · width.
-        counts: How many values lie in each bin from `first` on, zeros left out; int64.
-        zeros: How many are exactly 0.
-        least: Least of all values.
-        greatest: Greatest of all values.
+        width: Width of a bin; 0 as long as there are only zeros.
+        first: Number of the first bin; bin n covers the values from n · width to below
+            (n + 1) · width.
+        counts: Number of values in each bin from `first` on, without zeros; int64.
+        zeros: Number of values that are exactly 0.
+        least: The smallest value.
+        greatest: The largest value.
     """
 
     def __init__(self) -> None:
@@ -43,7 +45,7 @@ class Histogram:
         self.greatest = -math.inf
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Counts `values`, which are finite."""
+        """Counts `values`, which must be finite and not denormal."""
         self.least = min(self.least, float(values.min(initial=math.inf)))
         self.greatest = max(self.greatest, float(values.max(initial=-math.inf)))
         zeros = values.size - int(np.count_nonzero(values))
@@ -51,40 +53,42 @@ class Histogram:
         if zeros == values.size:
             return
         self._widen()
-        # Exact, as the width is a power of two; so is floor, far below 2^24.
-        numbers = np.floor(values.ravel() * np.float32(1 / self.width)).astype(np.int32)
+        # Exact, as the width is a power of two. In float64, where no quotient is denormal: in
+        # float32 a small negative one would be rounded up to bin 0 by some processors.
+        numbers = np.multiply(values.ravel(), 1 / self.width, dtype=np.float64)
+        numbers = np.floor(numbers, out=numbers).astype(np.int32)
         added = np.bincount(numbers - np.int32(self.first), minlength=len(self.counts))
         added[-self.first] -= zeros
         self.counts += added
 
     def edges(self) -> NDArray[np.float64]:
-        """Returns the bins' edges, one more than bins, the outer ones no further than the values.
+        """Returns the edges of the bins, one more than bins, the outer ones cut at the values.
 
-        Where the greatest value lies on an edge, its bin keeps a thousandth of its width.
+        If the largest value lies on an edge, its bin keeps a thousandth of its width.
         """
         edges = (self.first + np.arange(len(self.counts) + 1.0)) * self.width
         edges[0] = max(edges[0], min(self.least, edges[1] - self.width / 1000))
         edges[-1] = min(edges[-1], max(self.greatest, edges[-2] + self.width / 1000))
         return edges
 
-    def coarse(self, most: int) -> tuple[NDArray[np.int64], int, float]:
-        """Returns the counts, first bin's number and width with no more than `most` bins."""
+    def coarsen(self, most: int) -> tuple[NDArray[np.int64], int, float]:
+        """Returns the counts, first bin's number and bin width in at most `most` bins."""
         shift = 0
-        while _bins(self.first, len(self.counts), shift) > most:
+        while _count_bins(self.first, len(self.counts), shift) > most:
             shift += 1
-        return *_merged(self.counts, self.first, shift), self.width * 2**shift
+        return *_merge(self.counts, self.first, shift), self.width * 2**shift
 
     def _widen(self) -> None:
-        """Makes the bins span every value seen and 0."""
+        """Widens the bins until they cover every value and 0."""
         low, high = min(self.least, 0.0), max(self.greatest, 0.0)
-        # Where two of these bins more than suffice do not, in steps of two, until they do.
+        # The width is doubled until few enough bins cover the values.
         exponent = max(math.frexp(high - low)[1] - 15, _LEAST_EXPONENT)
         width = max(2.0**exponent, self.width)
         while math.floor(high / width) - math.floor(low / width) + 1 > _MOST_BINS:
             width *= 2
         if self.width:
             shift = round(math.log2(width / self.width))
-            self.counts, self.first = _merged(self.counts, self.first, shift)
+            self.counts, self.first = _merge(self.counts, self.first, shift)
         self.width = width
         before = self.first - math.floor(low / width)
         after = math.floor(high / width) + 1 - self.first - len(self.counts)
@@ -92,12 +96,12 @@ class Histogram:
         self.first -= max(before, 0)
 
 
-def _bins(first: int, count: int, shift: int) -> int:
+def _count_bins(first: int, count: int, shift: int) -> int:
     return ((first + count - 1) >> shift) - (first >> shift) + 1
 
 
-def _merged(counts: NDArray[np.int64], first: int, shift: int) -> tuple[NDArray[np.int64], int]:
-    """Returns `counts` with 2^shift bins made one, and the number of the first."""
+def _merge(counts: NDArray[np.int64], first: int, shift: int) -> tuple[NDArray[np.int64], int]:
+    """Returns the counts with 2^shift bins merged into one, and the number of the first bin."""
     first_after = first >> shift
     numbers = (first + np.arange(len(counts))) >> min(shift, 62)
     merged = np.zeros(len(counts) and numbers[-1] - numbers[0] + 1, np.int64)

@@ -13,17 +13,17 @@ __all__ = ["MeanStd"]
 
 
 class MeanStd(Observer):
-    """So many standard deviations to either side of the mean, no further than the values go.
+    """A number of standard deviations on either side of the mean, not beyond the values.
 
         low = max(mean - k · std, min), high = min(mean + k · std, max)
 
     For a Gaussian, k = 3.92 has the least squared error at 8 bits (Banner et al.,
-    arXiv 1810.05723, where it is 2.55 at 4 bits); a heavier tail wants more, and so does a
-    ReLU's output, whose mean is not in the midst of it.
+    arXiv 1810.05723, where it is 2.55 at 4 bits). A heavier tail needs more, as does the output of
+    a ReLU, whose mean is not in its middle.
 
     Args:
         deviations: k, positive.
-        symmetric: As for every observer; the further end counts for both.
+        symmetric: As for every observer; the limit farther from 0 applies on both sides.
         bits: As for every observer; without effect.
 
     Raises:
@@ -42,7 +42,7 @@ class MeanStd(Observer):
         self._squares = 0.0
 
     def _see(self, values: Values, low: float, high: float) -> None:
-        # Batches are joined as Chan, Golub & LeVeque (1983) do: no large sums to cancel.
+        # Batches are joined as by Chan, Golub & LeVeque (1983), so that no large sums cancel.
         mean = float(np.mean(values, dtype=np.float64))
         squares = float(np.sum(np.square(np.subtract(values, mean, dtype=np.float64))))
         count = self._count + values.size
@@ -51,6 +51,6 @@ class MeanStd(Observer):
         self._mean += shift * values.size / count
         self._count = count
 
-    def _range(self) -> tuple[float, float]:
+    def _choose_range(self) -> tuple[float, float]:
         reach = self.deviations * math.sqrt(self._squares / self._count)
         return self._mean - reach, self._mean + reach

@@ -29,19 +29,23 @@ CALIBRATIONS: dict[str, type[Observer]] = {
 
 
 def get_calibration(name: str, **options: Any) -> Callable[..., Observer]:
-    """Returns what makes observers of a method, one for each tensor.
+    """Returns a function that makes the observers of a method, one for each tensor.
 
     Args:
         name: One of `CALIBRATIONS`.
-        options: The method's own, and `symmetric` and `bits`; a call of what is returned may
-            give others.
+        options: The options of the method, and `symmetric` and `bits`. A call of the returned
+            function may override them.
 
     Raises:
-        ConfigurationError: No such method or option, or a value that it cannot have.
+        ConfigurationError: There is no such method or option, or the option cannot have the value.
 
     Example:
-        new_observer = get_calibration("percentile", percentile=99.9)
-        observer = new_observer(symmetric=True)
+        >>> make_observer = get_calibration("percentile", percentile=90)
+        >>> observer = make_observer(symmetric=True)
+        >>> observer.update([-1.0, 0.5, 2.0])
+        >>> low, high = observer.range()
+        >>> -low == high < 2.0
+        True
     """
     method = CALIBRATIONS[choose(name, CALIBRATIONS, what="calibration")]
     known = list(inspect.signature(method).parameters)
@@ -50,5 +54,5 @@ def get_calibration(name: str, **options: Any) -> Callable[..., Observer]:
             raise ConfigurationError(
                 f"The calibration {name!r} has no option {option!r}. Expected: {', '.join(known)}."
             )
-    method(**options)  # a wrong value is told now, not in the midst of a pass
+    method(**options)  # a wrong value is reported now, not during the calibration pass
     return functools.partial(method, **options)

@@ -8,15 +8,15 @@ __all__ = ["MinMax"]
 
 
 class MinMax(Observer):
-    """The range of all values seen: nothing is clipped, and one outlier widens every step.
+    """The range of all values: nothing is clipped, and one outlier widens every step.
 
         low = min(x, 0), high = max(x, 0)
 
-    What TensorFlow Lite's own converter does (Jacob et al., arXiv 1712.05877).
+    TensorFlow Lite's own converter uses it (Jacob et al., arXiv 1712.05877).
     """
 
     def _see(self, values: Values, low: float, high: float) -> None:
-        pass  # the observer notes the ends of every batch itself
+        pass  # the base class notes the limits of every batch
 
-    def _range(self) -> tuple[float, float]:
+    def _choose_range(self) -> tuple[float, float]:
         return self.least, self.greatest

@@ -1,4 +1,4 @@
-"""A moving average of each batch's least and greatest value (Jacob et al., arXiv 1712.05877)."""
+"""A moving average of the range of each batch (Jacob et al., arXiv 1712.05877)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["MovingAverage"]
 
 
 class MovingAverage(Observer):
-    """The exponential moving average of the ends of each batch's range.
+    """The exponential moving average of the limits of each batch's range.
 
-        m_t = d · m_(t-1) + (1 - d) · end_t,    end = m_t / (1 - d^t)
+        m_t = d · m_(t-1) + (1 - d) · limit_t,    limit = m_t / (1 - d^t)
 
-    The division takes out the start at 0 (as in Adam, Kingma & Ba, arXiv 1412.6980), which
-    otherwise narrows the range for about 1 / (1 - d) batches. An outlier in one batch counts
-    for its share only. Follows the average of arXiv 1712.05877, section 3.1.
+    The division removes the effect of the start at 0 (as in Adam, Kingma & Ba, arXiv 1412.6980),
+    which otherwise narrows the range for about 1 / (1 - d) batches. An outlier counts in one batch
+    only. The average follows arXiv 1712.05877, section 3.1.
 
     Args:
         decay: d, from 0 (the last batch alone) to below 1.
@@ -41,7 +41,7 @@ class MovingAverage(Observer):
         self._low += (1 - self.decay) * (min(low, 0.0) - self._low)
         self._high += (1 - self.decay) * (max(high, 0.0) - self._high)
 
-    def _range(self) -> tuple[float, float]:
+    def _choose_range(self) -> tuple[float, float]:
         start = 1 - self.decay**self._batches
         low, high = self._low / start, self._high / start
         return (-high, high) if self.symmetric else (low, high)

@@ -1,4 +1,4 @@
-"""What every calibration method is: an observer that sees values and then gives a range."""
+"""The base of every calibration method: an observer sees values and then chooses a range."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ __all__ = ["HistogramObserver", "Observer"]
 
 Values = NDArray[np.float32]
 
+_LEAST_NORMAL = np.finfo(np.float32).tiny
+
 
 class Observer(abc.ABC):
-    """Sees an activation batch by batch and chooses the range that its codes will span.
+    """Sees an activation batch by batch and chooses the range of its codes.
 
-    Memory is bounded: no batch is kept. The same batches give the same range, on any machine.
+    Memory is bounded: no batch is kept. The same batches give the same range on any machine, in
+    any order and of any size. Denormal numbers (below 1.2e-38) count as 0: some processors and
+    libraries round them to it, others do not.
 
     Args:
-        symmetric: Give a range -a..a, as int16 activations and weights have it; else one that
-            may end anywhere, as int8 activations do.
-        bits: Bits of the codes, 2 to 16. Methods that weigh rounding against clipping use it,
-            the others ignore it.
+        symmetric: Choose a range -a..a, as for int16 activations and weights, instead of one with
+            two free limits, as for int8 activations.
+        bits: Bits per code, 2 to 16. Methods that weigh rounding against clipping use it; the
+            others ignore it.
 
     Raises:
         ConfigurationError: `bits` is out of bounds.
@@ -41,20 +45,22 @@ class Observer(abc.ABC):
         self.greatest = -np.inf
 
     def update(self, values: ArrayLike) -> None:
-        """Takes in one batch.
+        """Adds one batch.
 
         Args:
-            values: Any shape, taken as float32. A batch without values changes nothing.
+            values: Any shape, converted to float32. An empty batch changes nothing.
 
         Raises:
-            DataError: A value is NaN or infinite as float32. Nothing of the batch is taken in.
+            DataError: A value is NaN or infinite as float32. Then no value of the batch is added.
         """
         with np.errstate(over="ignore"):
             batch = np.asarray(values, np.float32)
         if not batch.size:
             return
+        # Compared by size, which gives the same where denormals compare as 0.
+        batch = np.where(np.abs(batch) < _LEAST_NORMAL, np.float32(0), batch)
         low, high = float(batch.min()), float(batch.max())
-        # A NaN passes through min and max; another pass over the values is spared.
+        # A NaN shows in min and max, which saves another pass over the values.
         if not (np.isfinite(low) and np.isfinite(high)):
             bad = int(np.count_nonzero(~np.isfinite(batch)))
             raise DataError(
@@ -66,22 +72,22 @@ class Observer(abc.ABC):
         self._see(batch, low, high)
 
     def range(self) -> tuple[float, float]:
-        """Returns the range chosen for all that was seen.
+        """Returns the range chosen for all values so far.
 
         Returns:
-            Its lower and upper end. It contains 0, which must have a code (TensorFlow Lite's
-            8-bit specification pads with it), and does not reach beyond the values seen and 0.
-            Where all values are 0 both ends are: the caller widens what its kernels refuse.
+            Its lower and upper limit. It contains 0, which must have a code (TensorFlow Lite's
+            8-bit specification pads with it), and does not reach beyond the values and 0. If all
+            values are 0, both limits are 0: the caller widens a range that its kernels refuse.
 
         Raises:
-            DataError: Nothing was seen.
+            DataError: There were no values.
         """
         if self.greatest < self.least:
             raise DataError(
                 "Expected at least one value to calibrate on. Received: none. "
                 "Pass representative data that reach this tensor."
             )
-        low, high = self._range()
+        low, high = self._choose_range()
         low = min(max(low, self.least), 0.0)
         high = max(min(high, self.greatest), 0.0)
         if self.symmetric:
@@ -91,15 +97,15 @@ class Observer(abc.ABC):
 
     @abc.abstractmethod
     def _see(self, values: Values, low: float, high: float) -> None:
-        """Takes in a batch of at least one value, all finite, from `low` to `high`."""
+        """Adds a batch of at least one value, all finite, from `low` to `high`."""
 
     @abc.abstractmethod
-    def _range(self) -> tuple[float, float]:
-        """Returns the range, which may lack 0 or reach too far."""
+    def _choose_range(self) -> tuple[float, float]:
+        """Returns the range, which may lack 0 or reach beyond the values."""
 
 
 class HistogramObserver(Observer):
-    """An observer that keeps a histogram: of the values, or where symmetric of their sizes."""
+    """An observer with a histogram of the values, or of their sizes if symmetric."""
 
     def __init__(self, *, symmetric: bool = False, bits: int = 8) -> None:
         super().__init__(symmetric=symmetric, bits=bits)
@@ -107,18 +113,18 @@ class HistogramObserver(Observer):
 
     @property
     def levels(self) -> int:
-        """Steps between the codes that the histogram's values can take."""
-        # int8 weights use -127..127, of which sizes take 0..127.
+        """The number of steps between the codes of the histogram's values."""
+        # int8 weights use -127..127, so their sizes use 0..127.
         return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
 
     def _see(self, values: Values, low: float, high: float) -> None:
         self.histogram.add(np.abs(values) if self.symmetric else values)
 
-    def _range(self) -> tuple[float, float]:
-        low, high = self._ends()
-        # Sizes lie above 0; what is chosen for them holds for both signs.
+    def _choose_range(self) -> tuple[float, float]:
+        low, high = self._choose_limits()
+        # The limit chosen for the sizes applies to both signs.
         return (-high, high) if self.symmetric else (low, high)
 
     @abc.abstractmethod
-    def _ends(self) -> tuple[float, float]:
-        """Returns the range of what the histogram holds."""
+    def _choose_limits(self) -> tuple[float, float]:
+        """Returns the range chosen for the values in the histogram."""

@@ -11,16 +11,17 @@ __all__ = ["Percentile"]
 
 
 class Percentile(HistogramObserver):
-    """The range that leaves out a given share of the values at either end.
+    """The range that leaves out a given share of the values on either side.
 
         low = the (100 - p)th percentile, high = the pth;  symmetric: a = the pth of |x|
 
-    Percentiles as NumPy's (linear between neighbours), from the histogram: no more than a bin,
-    1/4,096 of the values' range, from those of the values themselves. 99.99 is one of the two
-    values that Wu et al. (arXiv 2004.09602) recommend, after McKinstry et al. (arXiv 1809.04191).
+    The percentiles are NumPy's (linear between neighbors), computed from the histogram: they differ
+    from the exact ones by at most one bin, 1/4,096 of the range of the values. 99.99 is one of the
+    two values that Wu et al. (arXiv 2004.09602) recommend, after McKinstry et al.
+    (arXiv 1809.04191).
 
     Args:
-        percentile: p, above 50 to 100; 100 is `min_max`.
+        percentile: p, above 50 and up to 100; 100 is the same as `min_max`.
         symmetric: As for every observer.
         bits: As for every observer; without effect.
 
@@ -38,18 +39,20 @@ class Percentile(HistogramObserver):
             )
         self.percentile = percentile
 
-    def _ends(self) -> tuple[float, float]:
-        return self._quantile(1 - self.percentile / 100), self._quantile(self.percentile / 100)
+    def _choose_limits(self) -> tuple[float, float]:
+        return self._find_quantile(1 - self.percentile / 100), self._find_quantile(
+            self.percentile / 100
+        )
 
-    def _quantile(self, share: float) -> float:
+    def _find_quantile(self, share: float) -> float:
         total = int(self.histogram.counts.sum()) + self.histogram.zeros
         rank = share * (total - 1)
         below = int(rank)
-        value = self._value(below, total)
-        return value + (rank - below) * (self._value(min(below + 1, total - 1), total) - value)
+        value = self._find_value(below, total)
+        return value + (rank - below) * (self._find_value(min(below + 1, total - 1), total) - value)
 
-    def _value(self, rank: int, total: int) -> float:
-        """Returns the value of a rank in ascending order, from 0 on."""
+    def _find_value(self, rank: int, total: int) -> float:
+        """Returns the value with a rank in ascending order, counted from 0."""
         histogram = self.histogram
         if rank == 0:
             return histogram.least
@@ -63,7 +66,7 @@ class Percentile(HistogramObserver):
         upto = np.cumsum(histogram.counts)
         number = int(np.searchsorted(upto, rank, side="right"))
         count = int(histogram.counts[number])
-        # The values of a bin are taken to lie evenly in it.
+        # The values of a bin are assumed to be evenly spread.
         within = (rank - (int(upto[number]) - count) + 0.5) / count
         low, high = histogram.edges()[number : number + 2]
         return float(low + within * (high - low))

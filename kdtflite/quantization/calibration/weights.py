@@ -1,4 +1,4 @@
-"""Ranges of weights: symmetric, one a channel or one in all."""
+"""Ranges of weights: symmetric, one per channel or one in all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdtflite.errors import ConfigurationError, DataError, choose
 
 __all__ = ["weight_range"]
 
-# Shares of the largest size that are tried: 0.05, 0.1, ..., 1, then closer around the best.
+# The shares of the largest size that are tried: 0.05, 0.1, ..., 1, then finer ones around the best.
 _SHARES = 20
 _BETWEEN = np.array([-0.8, -0.6, -0.4, -0.2, 0.2, 0.4, 0.6, 0.8])
 _ROUNDS = 3
@@ -25,21 +25,22 @@ def weight_range(
     *,
     bits: int = 8,
 ) -> NDArray[np.float32]:
-    """Returns how far each channel's range -a..a reaches; its codes are ±(2^(bits-1) - 1).
+    """Returns the limit a of each channel's range -a..a, whose codes are ±(2^(bits-1) - 1).
 
     Args:
-        values: A kernel of any shape, taken as float32.
-        axis: The axis of the channels: -1 for Conv2D's and Dense's kernels, -2 for
-            Conv2DTranspose's, (-2, -1) for DepthwiseConv2D's. None gives one range in all.
-        method: "min_max", the largest size, or "mse", the a of least squared error of rounding
-            and clipping, found by trying shares of the largest size on the values themselves.
-        bits: Bits of the codes, 2 to 16.
+        values: A kernel of any shape, converted to float32.
+        axis: The axis of the channels: -1 for the kernels of Conv2D and Dense, -2 for
+            Conv2DTranspose, (-2, -1) for DepthwiseConv2D. None means one range in all.
+        method: "min_max", the largest size, or "mse", the limit with the least squared error of
+            rounding and clipping, found by trying shares of the largest size.
+        bits: Bits per code, 2 to 16.
 
     Returns:
-        a, shape that of the axes of channels, or () for one in all; 0 for a channel of zeros.
+        The limits, in the shape of the channels' axes, or () for one in all; 0 for a channel of
+        zeros.
 
     Raises:
-        ConfigurationError: No such method or axis, or `bits` is out of bounds.
+        ConfigurationError: There is no such method or axis, or `bits` is out of bounds.
         DataError: The kernel is empty, or a value is NaN or infinite.
     """
     find = _METHODS[choose(method, _METHODS, what="calibration of weights")]
@@ -68,38 +69,38 @@ def weight_range(
     return find(sizes, 2 ** (bits - 1) - 1).reshape(shape)
 
 
-def _min_max(sizes: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
+def _choose_min_max(sizes: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
     return np.asarray(sizes.max(axis=1))
 
 
-def _mse(sizes: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
+def _choose_mse(sizes: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
     largest = sizes.max(axis=1)
-    # In shares of the largest, so that no square leaves float32.
+    # As shares of the largest, so that no square overflows float32.
     sizes = (sizes / np.where(largest > 0, largest, 1)[:, None]).astype(np.float32, copy=False)
     share = np.ones(len(sizes))
-    least = _squared_errors(sizes, share, levels)
+    least = _sum_squared_errors(sizes, share, levels)
     offsets, spacing = -np.arange(1, _SHARES) / _SHARES, 1 / _SHARES
     for _ in range(_ROUNDS):
         for tried in share + offsets[:, None]:
             tried = np.clip(tried, 1e-3, 1.0)
-            errors = _squared_errors(sizes, tried, levels)
-            # Only what is better: of equal errors the widest range counts.
+            errors = _sum_squared_errors(sizes, tried, levels)
+            # Only what is better: among equal errors the widest range wins.
             share, least = np.where(errors < least, (tried, errors), (share, least))
         offsets, spacing = spacing * _BETWEEN, spacing / len(_BETWEEN)
     return (largest * share).astype(np.float32)
 
 
-def _squared_errors(
+def _sum_squared_errors(
     sizes: NDArray[np.float32], ends: NDArray[Any], levels: int
 ) -> NDArray[np.float64]:
     """Returns each channel's sum of (|w| - Q(|w|))² on the grid that ends at `ends`."""
-    # Which way an exact half is rounded changes no error, so NumPy's rounding will do.
+    # An exact half has the same error in both directions, so NumPy's rounding is good enough.
     step = (ends / levels).astype(np.float32)[:, None]
     codes = np.minimum(np.rint(sizes / step), levels)
     return np.sum(np.square(sizes - codes * step), axis=1, dtype=np.float64)
 
 
 _METHODS: dict[str, Callable[[NDArray[np.float32], int], NDArray[np.float32]]] = {
-    "min_max": _min_max,
-    "mse": _mse,
+    "min_max": _choose_min_max,
+    "mse": _choose_mse,
 }

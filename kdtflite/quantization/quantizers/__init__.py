@@ -35,14 +35,14 @@ _KINDS: dict[str, type[Quantizer]] = {
 
 
 def as_config(quantizer: Any) -> dict[str, Any] | None:
-    """Returns a quantizer as plain values, alike in every file format of Keras."""
+    """Returns a quantizer as plain values, the same in every file format of Keras."""
     if quantizer is None:
         return None
     return {"kind": type(quantizer).__name__, **quantizer.get_config()}
 
 
 def from_config(config: dict[str, Any] | None) -> Any:
-    """Returns the quantizer that `as_config` described."""
+    """Returns the quantizer of a configuration that `as_config` returned."""
     if config is None:
         return None
     arguments = dict(config)

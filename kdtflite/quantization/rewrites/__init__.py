@@ -1,1 +1,1 @@
-"""Rewrites of a float model into one that trains and converts whole, each alone and exact."""
+"""Rewrites of single layers into layers with an integer kernel, each of them exact."""

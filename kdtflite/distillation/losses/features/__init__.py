@@ -1,1 +1,1 @@
-"""Losses between feature maps, and the adapters that join them."""
+"""Losses between feature maps, and their adapters."""

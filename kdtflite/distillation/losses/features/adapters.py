@@ -1,4 +1,4 @@
-"""Layers of which the losses' adapters are made."""
+"""The layers that adapters consist of."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.replicas import over_replicas
+from kdtflite.distillation.replicas import sum_over_replicas
 
-__all__ = ["BatchNormalization", "pointwise"]
+__all__ = ["BatchNormalization", "make_pointwise"]
 
 
-def pointwise(channels: int, **kwargs: Any) -> keras.layers.Dense:
+def make_pointwise(channels: int, **kwargs: Any) -> keras.layers.Dense:
     """Returns a 1x1 convolution over any number of axes: a Dense layer on the last one.
 
     Args:
-        channels: Its outputs.
-        **kwargs: Of `keras.layers.Dense`.
+        channels: Number of output channels.
+        **kwargs: Further arguments of `keras.layers.Dense`.
     """
     return keras.layers.Dense(channels, dtype="float32", **kwargs)
 
@@ -25,12 +25,12 @@ def pointwise(channels: int, **kwargs: Any) -> keras.layers.Dense:
 class BatchNormalization(keras.layers.Layer):
     """Batch normalization by the statistics of the global batch, always in training.
 
-    Keras' own takes the statistics of each replica apart, or, synchronized, subtracts two large
-    numbers where the mean is large; on an empty batch its moving statistics become NaN.
+    Keras' own layer computes the statistics per replica or, synchronized, subtracts two large
+    numbers where the mean is large; an empty batch turns its moving statistics into NaN.
 
     Args:
-        momentum: Of the moving statistics, which are kept but not used.
-        epsilon: Added to the variance.
+        momentum: Momentum of the moving statistics, which are kept but not used.
+        epsilon: A number added to the variance.
     """
 
     def __init__(self, *, momentum: float = 0.9, epsilon: float = 1e-5) -> None:
@@ -49,13 +49,13 @@ class BatchNormalization(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:  # noqa: D102
         axes = range(inputs.shape.rank - 1)
-        count = over_replicas(tf.cast(tf.size(inputs) / inputs.shape[-1], tf.float32))
+        count = sum_over_replicas(tf.cast(tf.size(inputs) / inputs.shape[-1], tf.float32))
         count_or_1 = tf.maximum(count, 1.0)
         # Moments around a point near the mean, which float32 cannot hold where it is large.
-        near = tf.stop_gradient(over_replicas(tf.reduce_sum(inputs, axes)) / count_or_1)
+        near = tf.stop_gradient(sum_over_replicas(tf.reduce_sum(inputs, axes)) / count_or_1)
         shifted = inputs - near
         sums = tf.stack([tf.reduce_sum(shifted, axes), tf.reduce_sum(tf.square(shifted), axes)])
-        rest, squares = tf.unstack(over_replicas(sums) / count_or_1)
+        rest, squares = tf.unstack(sum_over_replicas(sums) / count_or_1)
         variance = squares - tf.square(rest)
         step = (1.0 - self.momentum) * tf.cast(count > 0, tf.float32)
         for moving, value in ((self.moving_mean, near + rest), (self.moving_variance, variance)):

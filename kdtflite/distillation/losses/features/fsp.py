@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.losses.features.pairs import JoinedFeatures, Pair, mean_of_sample
+from kdtflite.distillation.losses.features.pairs import JoinedFeatures, Pair, mean_per_sample
 from kdtflite.distillation.losses.features.resizing import to_common_size
 from kdtflite.errors import ConfigurationError
 
@@ -15,28 +15,29 @@ __all__ = ["FSP"]
 
 
 class FSP(JoinedFeatures):
-    """Squared distance between how features turn into later features in the two networks.
+    """Squared distance between the flows of two networks: how features turn into later ones.
 
         G = F_first ᵀ F_second / positions, shape (channels of first, channels of second)
         L = Σ over couples of mean over elements of (G_teacher - G_student)²
 
     The paper (equations 1 and 2) sums over the elements of G; the mean keeps the weight
-    independent of the widths. The default weight 50 is for it, from the study by Tian et al.
-    (arXiv 1910.10699). Within a couple the larger map is average-pooled to the smaller.
+    independent of the widths. The default weight 50 is for the mean, from the study by Tian et al.
+    (arXiv 1910.10699). Within a couple the larger map is average-pooled to the smaller one.
     Student and teacher need the same channels, but not the same sizes.
 
     Args:
         student_layers: First and second layer of a couple, then of the next:
             ("stage1_in", "stage1_out", "stage2_in", "stage2_out").
-        teacher_layers: The teacher's, in the same order.
+        teacher_layers: As many layers of the teacher, in the same order.
         name: Name of the term in logs.
 
     Raises:
-        ConfigurationError: An odd number of layers.
-        ShapeMismatchError: Other channels in the teacher, layers that give vectors, or maps with
-            another number of axes.
+        ConfigurationError: The number of layers is odd.
+        ShapeMismatchError: The teacher has other channels, or the layers give vectors, or maps
+            with different numbers of axes.
     """
 
+    default_name = "fsp"
     default_weight = 50.0
 
     def __init__(
@@ -44,12 +45,12 @@ class FSP(JoinedFeatures):
         student_layers: str | Sequence[str],
         teacher_layers: str | Sequence[str],
         *,
-        name: str = "fsp",
+        name: str | None = None,
     ) -> None:
         super().__init__(student_layers, teacher_layers, name=name)
         if len(self.student_layers) % 2:
             raise ConfigurationError(
-                f"{name}: expected layers in couples, the first and the second of each flow. "
+                f"{self.name}: expected layers in couples, the first and the second of each flow. "
                 f"Received: {len(self.student_layers)}, {', '.join(self.student_layers)}."
             )
 
@@ -74,32 +75,32 @@ class FSP(JoinedFeatures):
                 )
         return adapters
 
-    def _loss(
+    def _compare_all(
         self,
         students: Sequence[tf.Tensor],
         teachers: Sequence[tf.Tensor],
         adapters: Sequence[keras.layers.Layer | None],
     ) -> tf.Tensor:
-        flows = zip(_flows(students), _flows(teachers), strict=True)
-        total = tf.add_n([mean_of_sample(tf.square(t - s)) for s, t in flows])
+        flows = zip(_compute_flows(students), _compute_flows(teachers), strict=True)
+        total = tf.add_n([mean_per_sample(tf.square(t - s)) for s, t in flows])
         return tf.cast(total, tf.float32)
 
 
-def _flows(features: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def _compute_flows(features: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [
-        _flow(*to_common_size(first, second))
+        _compute_flow(*to_common_size(first, second))
         for first, second in zip(features[::2], features[1::2], strict=True)
     ]
 
 
-def _flow(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    first, second = _positions_last_but_one(first), _positions_last_but_one(second)
+def _compute_flow(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    first, second = _flatten_positions(first), _flatten_positions(second)
     positions = tf.cast(tf.shape(first)[1], tf.float64)
     return tf.linalg.matmul(first, second, transpose_a=True) / positions
 
 
-def _positions_last_but_one(maps: tf.Tensor) -> tf.Tensor:
-    """Returns shape (batch, positions, channels), in float64: nearly equal flows cancel."""
+def _flatten_positions(maps: tf.Tensor) -> tf.Tensor:
+    """Returns shape (batch, positions, channels), float64, since nearly equal flows cancel."""
     shape = tf.shape(maps)
     flat = tf.reshape(maps, [shape[0], tf.reduce_prod(shape[1:-1]), maps.shape[-1]])
     return tf.cast(flat, tf.float64)

@@ -12,24 +12,24 @@ import tf_keras as keras
 
 from kdtflite.distillation.losses.features.adapters import (
     BatchNormalization,
-    pointwise,
+    make_pointwise,
 )
-from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, sum_of_sample
+from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, sum_per_sample
 from kdtflite.distillation.losses.features.resizing import to_common_size
-from kdtflite.distillation.replicas import over_replicas
+from kdtflite.distillation.replicas import sum_over_replicas
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["OverhaulFeature"]
 
 
 class OverhaulFeature(FeaturePairs):
-    """Distance to the teacher's features before their ReLU, where it tells the student anything.
+    """Distance to the teacher's features before their ReLU, where it matters.
 
         t = max(teacher, m_c),  s = BatchNorm(1x1 convolution of student)
         L = Σ over pairs i of 2^(i - last) · Σ over elements of (0 if s ≤ t ≤ 0 else (t - s)²)
 
-    m_c < 0 is the margin of channel c, the expectation of the teacher's negative responses: a
-    student is to stay below zero where the teacher does, not to copy how far. Tap both models
+    m_c < 0 is the margin of channel c, the expectation of the teacher's negative responses: the
+    student should stay below zero where the teacher does, without copying how far. Tap both models
     before the ReLU, at the last layer of a stage (BatchNormalization); list the layers from
     shallow to deep. Each shallower pair counts half, as in the authors' code, whose maps have
     twice the elements there. Where the sizes differ, both maps are average-pooled to the
@@ -40,16 +40,17 @@ class OverhaulFeature(FeaturePairs):
     Args:
         student_layers: As in `FeatureLoss`.
         teacher_layers: As in `FeatureLoss`.
-        margins: For each pair, m_c for each channel of the teacher, none above 0; `margin` gives
-            the paper's from a batch normalization. None estimates them: the mean of all negative
-            responses seen so far in training (0 before the first one).
+        margins: For each pair, m_c for each channel of the teacher, at most 0;
+            `compute_margins` gives the paper's for a batch normalization. None estimates them: the
+            mean of all negative responses seen so far in training (0 before the first one).
         name: Name of the term in logs.
 
     Raises:
-        ConfigurationError: Margins above 0, not finite, or not one list a pair.
-        ShapeMismatchError: Maps against vectors, or not one margin a channel.
+        ConfigurationError: A margin is above 0 or not finite, or there is not one list per pair.
+        ShapeMismatchError: A map is paired with a vector, or there is not one margin per channel.
     """
 
+    default_name = "overhaul_feature"
     default_weight = 1e-3
 
     def __init__(
@@ -58,13 +59,13 @@ class OverhaulFeature(FeaturePairs):
         teacher_layers: str | Sequence[str],
         *,
         margins: Sequence[Sequence[float]] | None = None,
-        name: str = "overhaul_feature",
+        name: str | None = None,
     ) -> None:
         super().__init__(student_layers, teacher_layers, name=name)
-        self.margins = None if margins is None else self._checked(margins)
+        self.margins = None if margins is None else self._check_margins(margins)
 
     @staticmethod
-    def margin(layer: Any) -> list[float]:
+    def compute_margins(layer: Any) -> list[float]:
         """Returns the margins of the channels of a BatchNormalization of the teacher.
 
         In closed form, with the responses as normally distributed as the layer makes them, mean
@@ -77,15 +78,18 @@ class OverhaulFeature(FeaturePairs):
         beta = np.float64(0.0) if layer.beta is None else np.asarray(layer.beta, np.float64)
         gamma = np.ones_like(beta) if layer.gamma is None else np.asarray(layer.gamma, np.float64)
         beta, deviation = np.broadcast_arrays(beta, np.abs(gamma))
-        return [_negative_mean(b, d) for b, d in zip(beta.ravel(), deviation.ravel(), strict=True)]
+        return [
+            _compute_negative_mean(b, d)
+            for b, d in zip(beta.ravel(), deviation.ravel(), strict=True)
+        ]
 
-    def _checked(self, margins: Sequence[Sequence[float]]) -> list[list[float]]:
+    def _check_margins(self, margins: Sequence[Sequence[float]]) -> list[list[float]]:
         checked = [[float(margin) for margin in channels] for channels in margins]
         if len(checked) != len(self.teacher_layers) or not all(
             -math.inf < margin <= 0 for channels in checked for margin in channels
         ):
             raise ConfigurationError(
-                f"{self.name}: expected margins, finite and none above 0, for each of "
+                f"{self.name}: expected finite margins of at most 0 for each of "
                 f"{len(self.teacher_layers)} pairs. Received: margins={margins!r}."
             )
         return checked
@@ -104,28 +108,25 @@ class OverhaulFeature(FeaturePairs):
         adapter.build(pair.student)
         return adapter
 
-    def _loss_of_pair(
+    def _compare(
         self, student: tf.Tensor, teacher: tf.Tensor, adapter: Any, index: int
     ) -> tf.Tensor:
-        teacher = tf.maximum(teacher, adapter.margins_with(teacher))
+        teacher = tf.maximum(teacher, adapter.update_margins(teacher))
         student, teacher = to_common_size(student, teacher)
         student = adapter(student)
         counts = tf.cast((student > teacher) | (teacher > 0), tf.float32)
         share = 2.0 ** (index + 1 - len(self.teacher_layers))
-        return share * sum_of_sample(counts * tf.square(teacher - student))
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"margins": self.margins, **super().get_config()}
+        return share * sum_per_sample(counts * tf.square(teacher - student))
 
 
 class _Regressor(keras.layers.Layer):
-    """Turns the student's features into the teacher's, and knows the teacher's margins."""
+    """Turns the student's features into the teacher's, and holds the teacher's margins."""
 
     def __init__(self, channels: int, margins: Sequence[float] | None) -> None:
         super().__init__(dtype="float32")
         # He's initialization by the outputs, as in the authors' code.
         initializer = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-        self.convolution = pointwise(channels, use_bias=False, kernel_initializer=initializer)
+        self.convolution = make_pointwise(channels, use_bias=False, kernel_initializer=initializer)
         self.normalization = BatchNormalization()
         self.margins = margins
 
@@ -148,23 +149,23 @@ class _Regressor(keras.layers.Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return self.normalization(self.convolution(inputs))
 
-    def margins_with(self, teacher: tf.Tensor) -> tf.Tensor:
-        """Returns the margins, shape (channels,), with what `teacher` adds to their estimate."""
+    def update_margins(self, teacher: tf.Tensor) -> tf.Tensor:
+        """Returns the margins, shape (channels,), after an update of their estimate."""
         if self.margins is not None:
             return tf.constant(self.margins, tf.float32)
         axes = range(teacher.shape.rank - 1)
         wide = tf.cast(teacher, tf.float64)
         total = tf.reduce_sum(tf.minimum(wide, 0.0), axes)
         count = tf.reduce_sum(tf.cast(wide < 0, tf.float64), axes)
-        # Returned as computed, not as read back: all replicas use the same margins at once.
-        total = self.negative_sum + over_replicas(total)
-        count = self.negative_count + over_replicas(count)
+        # Computed, not read back from the variables: all replicas use the same margins at once.
+        total = self.negative_sum + sum_over_replicas(total)
+        count = self.negative_count + sum_over_replicas(count)
         self.negative_sum.assign(total)
         self.negative_count.assign(count)
         return tf.cast(tf.stop_gradient(tf.math.divide_no_nan(total, count)), tf.float32)
 
 
-def _negative_mean(mean: float, deviation: float) -> float:
+def _compute_negative_mean(mean: float, deviation: float) -> float:
     if deviation == 0:
         return min(mean, 0.0)
     z = mean / deviation

@@ -1,9 +1,9 @@
-"""Losses that compare feature maps, a layer of the student with one of the teacher."""
+"""Bases of the losses that compare layers of the student with layers of the teacher."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,32 +13,23 @@ import tf_keras as keras
 from kdtflite.distillation.losses.base import FeatureLoss, Shape
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
-__all__ = ["FeaturePairs", "JoinedFeatures", "Pair", "mean_of_sample", "sum_of_sample"]
+__all__ = ["FeaturePairs", "JoinedFeatures", "Pair", "mean_per_sample", "sum_per_sample"]
 
 
 class JoinedFeatures(FeatureLoss):
-    """Base of the losses on feature maps: dtypes, and the adapters that join two layers.
+    """Base of the losses on feature maps: dtypes, and the adapters between two layers.
 
     Adapters are float32 layers of the loss, outside of the student, made when the shapes are
-    known: by the Distiller, or by the first call of a loss that is used alone. They always run
+    known: by the Distiller, or in the first call of a loss that is used alone. They always run
     with training=True, since losses are computed in training steps only.
     """
 
-    def __init__(
-        self, student_layers: str | Sequence[str], teacher_layers: str | Sequence[str], *, name: str
-    ) -> None:
-        super().__init__(student_layers, teacher_layers, name=name)
-        self._adapters: list[keras.layers.Layer | None] | None = None
+    _adapters: list[keras.layers.Layer | None] | None = None
 
-    def build(  # noqa: D102
-        self, student_shapes: Mapping[str, Shape], teacher_shapes: Mapping[str, Shape]
-    ) -> None:
-        self._adapters = self._make_adapters(
-            [
-                Pair(self.name, s, t, tuple(student_shapes[s]), tuple(teacher_shapes[t]))
-                for s, t in zip(self.student_layers, self.teacher_layers, strict=True)
-            ]
-        )
+    def _build(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
+        layers = self.student_layers, self.teacher_layers
+        pairs = zip(*layers, student_shapes, teacher_shapes, strict=True)
+        self._adapters = self._make_adapters([Pair(self.name, *pair) for pair in pairs])
 
     @property
     def variables(self) -> list[tf.Variable]:  # noqa: D102
@@ -52,16 +43,14 @@ class JoinedFeatures(FeatureLoss):
     def __call__(  # noqa: D102
         self, student_features: Sequence[Any], teacher_features: Sequence[Any]
     ) -> tf.Tensor:
-        students = self._tensors("student", self.student_layers, student_features)
-        teachers = self._tensors("teacher", self.teacher_layers, teacher_features)
+        students = self._cast("student", self.student_layers, student_features)
+        teachers = self._cast("teacher", self.teacher_layers, teacher_features)
         if self._adapters is None:
-            with tf.init_scope():  # variables, should a graph be under way
-                self.build(
-                    _shapes(self.student_layers, students), _shapes(self.teacher_layers, teachers)
-                )
-        return self._loss(students, teachers, self._adapters or [])
+            with tf.init_scope():  # creates variables, maybe while a graph is traced
+                self._build([tuple(x.shape) for x in students], [tuple(x.shape) for x in teachers])
+        return self._compare_all(students, teachers, self._adapters or [])
 
-    def _tensors(self, role: str, layers: Sequence[str], given: Sequence[Any]) -> list[tf.Tensor]:
+    def _cast(self, role: str, layers: Sequence[str], given: Sequence[Any]) -> list[tf.Tensor]:
         if not isinstance(given, list | tuple) or len(given) != len(layers):
             received = f"{len(given)}" if isinstance(given, list | tuple) else type(given).__name__
             raise ConfigurationError(
@@ -74,16 +63,16 @@ class JoinedFeatures(FeatureLoss):
         return [self._make_adapter(pair, index) for index, pair in enumerate(pairs)]
 
     def _make_adapter(self, pair: Pair, index: int) -> keras.layers.Layer | None:
-        """Returns the built adapter of one pair, or None where it needs none.
+        """Returns the built adapter of one pair, or None if it needs no adapter.
 
         Raises:
-            ShapeMismatchError: The pair cannot be joined.
+            ShapeMismatchError: The pair cannot be compared.
         """
         del pair, index
         return None
 
     @abc.abstractmethod
-    def _loss(
+    def _compare_all(
         self,
         students: Sequence[tf.Tensor],
         teachers: Sequence[tf.Tensor],
@@ -95,29 +84,25 @@ class JoinedFeatures(FeatureLoss):
 class FeaturePairs(JoinedFeatures):
     """Base of the losses that are a sum over the pairs of layers."""
 
-    def _loss(
+    def _compare_all(
         self,
         students: Sequence[tf.Tensor],
         teachers: Sequence[tf.Tensor],
         adapters: Sequence[keras.layers.Layer | None],
     ) -> tf.Tensor:
         pairs = zip(students, teachers, adapters, strict=True)
-        return tf.add_n([self._loss_of_pair(*pair, index) for index, pair in enumerate(pairs)])
+        return tf.add_n([self._compare(*pair, index) for index, pair in enumerate(pairs)])
 
     @abc.abstractmethod
-    def _loss_of_pair(
-        self,
-        student: tf.Tensor,
-        teacher: tf.Tensor,
-        adapter: keras.layers.Layer | None,
-        index: int,
+    def _compare(
+        self, student: tf.Tensor, teacher: tf.Tensor, adapter: Any, index: int
     ) -> tf.Tensor:
         """Returns the loss of one pair of float32 features, shape (batch,), float32."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers to be compared, and their shapes.
+    """Two layers to compare, and their shapes.
 
     Attributes:
         loss: Name of the loss, for messages.
@@ -134,7 +119,7 @@ class Pair:
     teacher: Shape
 
     def check_ranks(self, *, positions: bool = False) -> None:
-        """Raises unless both have as many axes, with `positions` at least one between the ends."""
+        """Raises unless both have equally many axes; with `positions`, at least three."""
         if len(self.student) != len(self.teacher) or len(self.student) < 2:
             raise self.mismatch(
                 "expected features with the same number of axes, (batch, ..., channels)",
@@ -147,7 +132,7 @@ class Pair:
             )
 
     def channels(self) -> tuple[int, int]:
-        """Returns how many channels the student's layer has, and the teacher's."""
+        """Returns the numbers of channels of the student's and the teacher's layer."""
         student, teacher = self.student[-1], self.teacher[-1]
         if student is None or teacher is None:
             raise self.mismatch(
@@ -164,15 +149,11 @@ class Pair:
         )
 
 
-def mean_of_sample(values: tf.Tensor) -> tf.Tensor:
+def mean_per_sample(values: tf.Tensor) -> tf.Tensor:
     """Returns the mean over everything but the batch."""
     return tf.reduce_mean(values, axis=range(1, values.shape.rank))
 
 
-def sum_of_sample(values: tf.Tensor) -> tf.Tensor:
+def sum_per_sample(values: tf.Tensor) -> tf.Tensor:
     """Returns the sum over everything but the batch."""
     return tf.reduce_sum(values, axis=range(1, values.shape.rank))
-
-
-def _shapes(layers: Sequence[str], tensors: Sequence[tf.Tensor]) -> dict[str, Shape]:
-    return {path: tuple(x.shape) for path, x in zip(layers, tensors, strict=True)}

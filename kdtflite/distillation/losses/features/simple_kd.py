@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
-import tf_keras as keras
 
-from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, mean_of_sample
+from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, mean_per_sample
 from kdtflite.distillation.losses.features.resizing import to_common_size
 
 __all__ = ["SimpleKD"]
@@ -22,7 +21,7 @@ class SimpleKD(FeaturePairs):
     Distiller hard_label_weight=0. The projector P is part of the student, whose classifier is the
     teacher's: `reuse_classifier` builds such a student, with the projector's output named
     "simple_kd_projector". Tap the teacher before its pooling, at the layer after which the
-    classifier was taken. Where the sizes differ, both maps are average-pooled to the smaller.
+    classifier was copied. Where the sizes differ, both maps are average-pooled to the smaller size.
 
     Args:
         student_layers: As in `FeatureLoss`.
@@ -30,17 +29,10 @@ class SimpleKD(FeaturePairs):
         name: Name of the term in logs.
 
     Raises:
-        ShapeMismatchError: Maps against vectors, or other channels.
+        ShapeMismatchError: A map is paired with a vector, or the channels differ.
     """
 
-    def __init__(
-        self,
-        student_layers: str | Sequence[str],
-        teacher_layers: str | Sequence[str],
-        *,
-        name: str = "simple_kd",
-    ) -> None:
-        super().__init__(student_layers, teacher_layers, name=name)
+    default_name = "simple_kd"
 
     def _make_adapter(self, pair: Pair, index: int) -> None:
         pair.check_ranks()
@@ -51,12 +43,8 @@ class SimpleKD(FeaturePairs):
                 "Build the student with reuse_classifier() and tap 'simple_kd_projector'.",
             )
 
-    def _loss_of_pair(
-        self,
-        student: tf.Tensor,
-        teacher: tf.Tensor,
-        adapter: keras.layers.Layer | None,
-        index: int,
+    def _compare(
+        self, student: tf.Tensor, teacher: tf.Tensor, adapter: Any, index: int
     ) -> tf.Tensor:
         student, teacher = to_common_size(student, teacher)
-        return mean_of_sample(tf.square(teacher - student))
+        return mean_per_sample(tf.square(teacher - student))

@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.losses.features.adapters import pointwise
-from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, mean_of_sample
+from kdtflite.distillation.losses.features.adapters import make_pointwise
+from kdtflite.distillation.losses.features.pairs import FeaturePairs, Pair, mean_per_sample
 from kdtflite.distillation.losses.features.resizing import to_common_size
 from kdtflite.errors import ConfigurationError
 
@@ -27,20 +27,22 @@ class VariationalInformation(FeaturePairs):
     network μ has three 1x1 convolutions (Dense layers for vectors) without bias, with ReLU
     between, as in the authors' code. L can be negative. The default weight 1 goes with the mean
     (Tian et al., arXiv 1910.10699). Where the sizes differ, both maps are average-pooled to the
-    smaller.
+    smaller size.
 
     Args:
         student_layers: As in `FeatureLoss`.
         teacher_layers: As in `FeatureLoss`.
         hidden_channels: Width of μ's two hidden layers; None for the teacher's channels.
-        init_pred_var: σ² at the start.
-        eps: The least σ².
+        init_pred_var: The initial σ².
+        eps: The smallest σ².
         name: Name of the term in logs.
 
     Raises:
-        ConfigurationError: Not 0 < eps < init_pred_var, or no positive `hidden_channels`.
-        ShapeMismatchError: Maps against vectors.
+        ConfigurationError: Not 0 < eps < init_pred_var, or `hidden_channels` is not positive.
+        ShapeMismatchError: A map is paired with a vector.
     """
+
+    default_name = "variational_information"
 
     def __init__(
         self,
@@ -50,17 +52,18 @@ class VariationalInformation(FeaturePairs):
         hidden_channels: int | None = None,
         init_pred_var: float = 5.0,
         eps: float = 1e-5,
-        name: str = "variational_information",
+        name: str | None = None,
     ) -> None:
         super().__init__(student_layers, teacher_layers, name=name)
         if not 0 < eps < init_pred_var < math.inf:
             raise ConfigurationError(
-                f"{name}: expected 0 < eps < init_pred_var, finite. Received: eps={eps}, "
+                f"{self.name}: expected 0 < eps < init_pred_var, finite. Received: eps={eps}, "
                 f"init_pred_var={init_pred_var}."
             )
         if hidden_channels is not None and hidden_channels < 1:
             raise ConfigurationError(
-                f"{name}: expected positive hidden_channels, or None. Received: {hidden_channels}."
+                f"{self.name}: expected positive hidden_channels, or None. "
+                f"Received: {hidden_channels}."
             )
         self.hidden_channels = hidden_channels
         self.init_pred_var = float(init_pred_var)
@@ -75,38 +78,26 @@ class VariationalInformation(FeaturePairs):
         adapter.build(pair.student)
         return adapter
 
-    def _loss_of_pair(
-        self,
-        student: tf.Tensor,
-        teacher: tf.Tensor,
-        adapter: Any,
-        index: int,
+    def _compare(
+        self, student: tf.Tensor, teacher: tf.Tensor, adapter: Any, index: int
     ) -> tf.Tensor:
         student, teacher = to_common_size(student, teacher)
         mean, variance = adapter(student)
-        return 0.5 * mean_of_sample(tf.square(teacher - mean) / variance + tf.math.log(variance))
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "hidden_channels": self.hidden_channels,
-            "init_pred_var": self.init_pred_var,
-            "eps": self.eps,
-            **super().get_config(),
-        }
+        return 0.5 * mean_per_sample(tf.square(teacher - mean) / variance + tf.math.log(variance))
 
 
 class _Gaussian(keras.layers.Layer):
-    """The teacher's features as the student's predict them: a mean, and a variance a channel."""
+    """The teacher's features as predicted from the student's: means, one variance per channel."""
 
     def __init__(self, hidden: int, channels: int, variance: float, eps: float) -> None:
         super().__init__(dtype="float32")
         self.convolutions = [
-            pointwise(hidden, activation="relu", use_bias=False),
-            pointwise(hidden, activation="relu", use_bias=False),
-            pointwise(channels, use_bias=False),
+            make_pointwise(hidden, activation="relu", use_bias=False),
+            make_pointwise(hidden, activation="relu", use_bias=False),
+            make_pointwise(channels, use_bias=False),
         ]
         self.eps = eps
-        # The softplus' inverse, written so that it does not overflow.
+        # The inverse of softplus, written so that it does not overflow.
         above = variance - eps
         self._alpha = above + math.log(-math.expm1(-above))
 

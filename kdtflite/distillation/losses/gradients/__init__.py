@@ -1,1 +1,1 @@
-"""Losses between gradients by the inputs."""
+"""Losses between gradients with respect to the inputs."""

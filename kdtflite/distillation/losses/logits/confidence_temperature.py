@@ -7,10 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
-from kdtflite.distillation.losses.checks import check_not_negative
+from kdtflite.distillation.losses.checks import check_not_negative, check_temperature
 from kdtflite.distillation.losses.logits.divergence import kl, log_probabilities
-from kdtflite.distillation.losses.temperature import check_temperature
-from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.schedules import Schedule, read_value
 from kdtflite.distillation.step import Step
 from kdtflite.errors import choose
 
@@ -25,22 +24,24 @@ class ConfidenceTemperature(LogitsLoss):
         L_i = T_i² · KL(softmax(z_teacher / T_i) ‖ softmax(z_student / T_i))
 
     Dynamic temperature distillation with the weights that its paper calls "confidence weighted
-    by student max" (Wen, Lai & Qian, arXiv 1911.07471): a sample that confuses is
-    given less uncertain targets, an easy one more of the dark knowledge. The paper reads the
-    confidence off the student and normalizes w; here w is plain, so that β does not depend on
-    the batch size, and it is the teacher's unless asked otherwise, which is right from the first
-    step. No gradient flows through T_i.
+    by student max" (Wen, Lai & Qian, arXiv 1911.07471): a confusing sample gets sharper targets,
+    an easy one more of the dark knowledge. The paper takes the confidence from the student and
+    normalizes w. Here w is not normalized, so that β does not depend on the batch size, and the
+    confidence is the teacher's by default, which is reliable from the first step. No gradient
+    flows through T_i.
 
     Args:
-        temperature: T, positive, or a schedule of it; that of a sample of average confidence.
+        temperature: T, that of a sample of average confidence; positive, or a schedule.
         beta: β, how far the temperature moves. 0 gives `SoftTargets`.
-        confidence: Whose logits z are: "teacher" or "student".
+        confidence: Whose logits z is: "teacher" or "student".
         name: Name of the term in logs.
 
     Raises:
-        ConfigurationError: `temperature` is not positive, `beta` negative, or `confidence`
+        ConfigurationError: `temperature` is not positive, `beta` is negative, or `confidence` is
             another word.
     """
+
+    default_name = "confidence_temperature"
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class ConfidenceTemperature(LogitsLoss):
         *,
         beta: float = 1.0,
         confidence: str = "teacher",
-        name: str = "confidence_temperature",
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self.temperature = check_temperature(temperature)
@@ -61,10 +62,11 @@ class ConfidenceTemperature(LogitsLoss):
         Args:
             student_logits: Shape (batch, classes) or (batch, ..., classes), any float dtype.
             teacher_logits: The same shape, any float dtype.
-            mask: Which rows of logits count in the mean, bool, in their shape without classes.
+            mask: Which rows of logits count in the mean, bool, shape of the logits without the last
+                axis.
 
         Returns:
-            The shape of the logits without the classes, float32: (batch,) for most.
+            The shape of the logits without the last axis, float32: mostly (batch,).
         """
         sure = teacher_logits if self.confidence == "teacher" else student_logits
         largest = tf.reduce_max(log_probabilities(sure), axis=-1, keepdims=True)
@@ -73,21 +75,13 @@ class ConfidenceTemperature(LogitsLoss):
         if mask is not None:
             counts = tf.cast(mask, tf.float64)[..., tf.newaxis]
         mean = tf.math.divide_no_nan(tf.reduce_sum(weights * counts), tf.reduce_sum(counts))
-        base = tf.convert_to_tensor(current(self.temperature, tf.float64), tf.float64)
+        base = tf.convert_to_tensor(read_value(self.temperature, tf.float64), tf.float64)
         t = base + self.beta * (mean - weights)
-        # Not below 1, nor below a base that is itself smaller: there the targets would be
-        # sharper than the teacher.
+        # Not below 1 (or a base that is smaller still): the targets would be sharper than the
+        # teacher.
         t = tf.maximum(t, tf.minimum(base, 1.0))
         divergence = kl(log_probabilities(teacher_logits, t), log_probabilities(student_logits, t))
         return tf.cast(tf.squeeze(t, axis=-1) ** 2 * divergence, tf.float32)
 
-    def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
-        return self(step.student.logits, step.teacher.logits, step.student.mask)
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "temperature": self.temperature,
-            "beta": self.beta,
-            "confidence": self.confidence,
-            **super().get_config(),
-        }
+    def compute(self, step: Step) -> tf.Tensor:  # noqa: D102
+        return self(step.student.logits, step.teacher.logits, step.counted)

@@ -7,11 +7,10 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
-from kdtflite.distillation.losses.checks import check_share
+from kdtflite.distillation.losses.checks import check_fraction, check_temperature
 from kdtflite.distillation.losses.logits.divergence import cross_entropy, log_probabilities
-from kdtflite.distillation.losses.logits.target_classes import decisions
-from kdtflite.distillation.losses.temperature import check_temperature
-from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.losses.logits.target_classes import one_hot_decisions
+from kdtflite.distillation.schedules import Schedule, read_value
 
 __all__ = ["CrossEntropyDistillation"]
 
@@ -29,39 +28,34 @@ class CrossEntropyDistillation(LogitsLoss):
     it does not fall to 0.
 
     Args:
-        temperature: T, positive, or a schedule of it.
-        soft_weight: s, from 0 (`HardTargets`) to 1 (soft alone), or a schedule of it.
+        temperature: T, positive, or a schedule.
+        soft_weight: s, from 0 (`HardTargets`) to 1 (the soft part alone), or a schedule.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32.
+        One value per sample, shape (batch,), float32.
 
     Raises:
-        ConfigurationError: `temperature` is not positive, or `soft_weight` outside 0 to 1.
+        ConfigurationError: `temperature` is not positive, or `soft_weight` is outside 0 to 1.
     """
+
+    default_name = "cross_entropy_distillation"
 
     def __init__(
         self,
         temperature: float | Schedule = 4.0,
         *,
         soft_weight: float | Schedule = 0.5,
-        name: str = "cross_entropy_distillation",
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self.temperature = check_temperature(temperature)
-        self.soft_weight = check_share("soft_weight", soft_weight)
+        self.soft_weight = check_fraction("soft_weight", soft_weight)
 
     def __call__(self, student_logits: Any, teacher_logits: Any) -> tf.Tensor:  # noqa: D102
-        t = current(self.temperature, tf.float64)
-        share = current(self.soft_weight, tf.float64)
+        t = read_value(self.temperature, tf.float64)
+        share = read_value(self.soft_weight, tf.float64)
         teacher = tf.exp(log_probabilities(teacher_logits, t))
         soft = cross_entropy(teacher, log_probabilities(student_logits, t))
-        hard = cross_entropy(decisions(teacher_logits), log_probabilities(student_logits))
+        hard = cross_entropy(one_hot_decisions(teacher_logits), log_probabilities(student_logits))
         return tf.cast(share * t**2 * soft + (1.0 - share) * hard, tf.float32)
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "temperature": self.temperature,
-            "soft_weight": self.soft_weight,
-            **super().get_config(),
-        }

@@ -7,11 +7,10 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
-from kdtflite.distillation.losses.checks import check_not_negative
+from kdtflite.distillation.losses.checks import check_not_negative, check_temperature
 from kdtflite.distillation.losses.logits.divergence import kl, log_probabilities
-from kdtflite.distillation.losses.logits.target_classes import labelled
-from kdtflite.distillation.losses.temperature import check_temperature
-from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.losses.logits.target_classes import one_hot_labels
+from kdtflite.distillation.schedules import Schedule, read_value
 from kdtflite.distillation.step import Step
 from kdtflite.errors import ConfigurationError
 
@@ -27,22 +26,24 @@ class DecoupledKD(LogitsLoss):
 
     with p and q the teacher's and the student's distributions softened by T, and y the true
     class. `SoftTargets` is TCKD + (1 - p_y) · NCKD: the surer the teacher, the less its ranking
-    of the wrong classes counts. Here β says how much (Zhao et al., arXiv 2203.08679). With two
+    of the wrong classes counts. Here β sets its weight (Zhao et al., arXiv 2203.08679). With two
     classes NCKD is 0.
 
     The paper warms the loss up over the first 20 of 240 epochs: give the Distiller a schedule
     as this loss's weight.
 
     Args:
-        temperature: T, positive, or a schedule of it.
+        temperature: T, positive, or a schedule.
         alpha: α, weight of the target class.
-        beta: β, weight of the others. The paper takes 8 on CIFAR-100 (1 to 10 by the pair of
-            networks) and 0.5 with T = 1 on ImageNet.
+        beta: β, weight of the others. The paper takes 8 on CIFAR-100 (1 to 10, depending on
+            the networks) and 0.5 with T = 1 on ImageNet.
         name: Name of the term in logs.
 
     Raises:
-        ConfigurationError: `temperature` is not positive, or a weight negative.
+        ConfigurationError: `temperature` is not positive, or a weight is negative.
     """
+
+    default_name = "decoupled_kd"
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class DecoupledKD(LogitsLoss):
         *,
         alpha: float = 1.0,
         beta: float = 8.0,
-        name: str = "decoupled_kd",
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self.temperature = check_temperature(temperature)
@@ -64,11 +65,11 @@ class DecoupledKD(LogitsLoss):
             student_logits: Shape (batch, classes) or (batch, ..., classes), any float dtype.
             teacher_logits: The same shape, any float dtype.
             labels: Class indices, shape (batch,) or (batch, 1), or distributions over the
-                classes, shape (batch, classes), of which the likeliest counts. Where an index is
-                no class (as -1), all classes count as the others.
+                classes, shape (batch, classes), of which the most likely counts. For an index that
+                is not a class (such as -1), all classes count as the others.
 
         Returns:
-            The shape of the logits without the classes, float32: (batch,) for most.
+            The shape of the logits without the last axis, float32: mostly (batch,).
 
         Raises:
             ConfigurationError: There are no labels.
@@ -76,14 +77,14 @@ class DecoupledKD(LogitsLoss):
         """
         if labels is None:
             raise ConfigurationError(
-                f"{self.name}: expected labels, for the loss treats the true class apart. "
-                "Received: labels=None. Train on labelled data, or use SoftTargets."
+                f"{self.name}: expected labels, since the loss treats the true class separately. "
+                "Received: labels=None. Train on labeled data, or use SoftTargets."
             )
-        t = current(self.temperature, tf.float64)
-        target = labelled(labels, student_logits)
-        target_student, others_student = _parts(log_probabilities(student_logits, t), target)
-        target_teacher, others_teacher = _parts(log_probabilities(teacher_logits, t), target)
-        # A teacher that gives the others nothing does not rank them: nothing to learn from.
+        t = read_value(self.temperature, tf.float64)
+        target = one_hot_labels(labels, student_logits)
+        target_student, others_student = _split(log_probabilities(student_logits, t), target)
+        target_teacher, others_teacher = _split(log_probabilities(teacher_logits, t), target)
+        # A teacher that gives the other classes no probability does not rank them.
         ranks = tf.reduce_any(tf.math.is_finite(others_teacher), axis=-1, keepdims=True)
         others_teacher = tf.where(ranks, others_teacher, others_student)
         divergence = self.alpha * kl(target_teacher, target_student) + self.beta * kl(
@@ -91,19 +92,11 @@ class DecoupledKD(LogitsLoss):
         )
         return tf.cast(t**2 * divergence, tf.float32)
 
-    def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
+    def compute(self, step: Step) -> tf.Tensor:  # noqa: D102
         return self(step.student.logits, step.teacher.logits, step.labels)
 
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "temperature": self.temperature,
-            "alpha": self.alpha,
-            "beta": self.beta,
-            **super().get_config(),
-        }
 
-
-def _parts(log_p: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _split(log_p: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns ln (p_y, 1 - p_y) and ln p without y, -inf at y."""
     nothing = tf.zeros_like(log_p)
     of_target = tf.reduce_sum(tf.where(target, log_p, nothing), axis=-1, keepdims=True)

@@ -7,11 +7,10 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
-from kdtflite.distillation.losses.checks import check_not_negative
+from kdtflite.distillation.losses.checks import check_not_negative, check_temperature
 from kdtflite.distillation.losses.logits.divergence import log_probabilities
 from kdtflite.distillation.losses.logits.standardize import unit_deviations
-from kdtflite.distillation.losses.temperature import check_temperature
-from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.schedules import Schedule, read_value
 from kdtflite.distillation.step import Step
 
 __all__ = ["DIST"]
@@ -29,21 +28,23 @@ class DIST(LogitsLoss):
     outputs without having to match their size, which a strong teacher makes hard (Huang et al.,
     arXiv 2205.10536; T² keeps the gradient's size as in `SoftTargets`, and is 1 by default).
 
-    A sample's value is its own correlation and its part in those of the classes; the mean over
-    the batch is L. Where a row or column of either has no variance, as the columns of a batch
-    of one, its ρ is taken for 0: it adds 1 and no gradient. Positions of sequences count as
-    samples, all but the masked ones.
+    A sample's value is its own correlation and its share of those of the classes; the mean over
+    the batch is L. Where a row or column of either has no variance, such as the columns of a batch
+    of one, ρ counts as 0: it adds 1 and no gradient. Positions of sequences count as samples,
+    except for masked ones.
 
     Args:
-        temperature: T, positive, or a schedule of it. The paper takes 1 on ImageNet, 4 on
+        temperature: T, positive, or a schedule. The paper takes 1 on ImageNet, 4 on
             CIFAR-100.
         beta: β, weight of the correlation over the classes.
         gamma: γ, weight of the correlation over the batch.
         name: Name of the term in logs.
 
     Raises:
-        ConfigurationError: `temperature` is not positive, or a weight negative.
+        ConfigurationError: `temperature` is not positive, or a weight is negative.
     """
+
+    default_name = "dist"
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class DIST(LogitsLoss):
         *,
         beta: float = 1.0,
         gamma: float = 1.0,
-        name: str = "dist",
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self.temperature = check_temperature(temperature)
@@ -64,12 +65,12 @@ class DIST(LogitsLoss):
         Args:
             student_logits: Shape (batch, classes) or (batch, ..., classes), any float dtype.
             teacher_logits: The same shape, any float dtype.
-            mask: Which rows of logits count, bool, in their shape without the classes.
+            mask: Which rows of logits count, bool, shape of the logits without the last axis.
 
         Returns:
-            The shape of the logits without the classes, float32: (batch,) for most.
+            The shape of the logits without the last axis, float32: mostly (batch,).
         """
-        t = current(self.temperature, tf.float64)
+        t = read_value(self.temperature, tf.float64)
         shape = tf.shape(student_logits)
         student, teacher = (
             tf.reshape(log_probabilities(logits, t), [-1, shape[-1]])
@@ -79,38 +80,32 @@ class DIST(LogitsLoss):
         if mask is not None:
             counted = tf.reshape(tf.cast(mask, tf.bool), [-1, 1])
         number = tf.reduce_sum(tf.cast(counted, tf.float64))
-        inter = tf.reduce_sum(_shares(student, teacher, 1, None), axis=1)
-        intra = number * tf.reduce_mean(_shares(student, teacher, 0, counted), axis=1)
+        inter = tf.reduce_sum(_correlate(student, teacher, 1, None), axis=1)
+        intra = number * tf.reduce_mean(_correlate(student, teacher, 0, counted), axis=1)
         values = t**2 * (self.beta * inter + self.gamma * intra)
         return tf.cast(tf.reshape(values, shape[:-1]), tf.float32)
 
-    def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
-        return self(step.student.logits, step.teacher.logits, step.student.mask)
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "temperature": self.temperature,
-            "beta": self.beta,
-            "gamma": self.gamma,
-            **super().get_config(),
-        }
+    def compute(self, step: Step) -> tf.Tensor:  # noqa: D102
+        return self(step.student.logits, step.teacher.logits, step.counted)
 
 
-def _shares(log_q: tf.Tensor, log_p: tf.Tensor, axis: int, counted: tf.Tensor | None) -> tf.Tensor:
-    """Returns what adds up along `axis` to 1 - ρ, element by element."""
-    q, q_varies = unit_deviations(_scaled(log_q, axis), axis, counted)
-    p, p_varies = unit_deviations(_scaled(log_p, axis), axis, counted)
-    # 1 - p·q is half the squared distance of two vectors of length 1, and does not cancel when
-    # the student has become its teacher.
+def _correlate(
+    log_q: tf.Tensor, log_p: tf.Tensor, axis: int, counted: tf.Tensor | None
+) -> tf.Tensor:
+    """Returns elements whose sum along `axis` is 1 - ρ."""
+    q, q_varies = unit_deviations(_exponentiate(log_q, axis), axis, counted)
+    p, p_varies = unit_deviations(_exponentiate(log_p, axis), axis, counted)
+    # As half the squared distance of two vectors of length 1, 1 - p·q does not cancel when the
+    # student equals its teacher.
     missing = tf.cast(~q_varies, tf.float64) + tf.cast(~p_varies, tf.float64)
     along = tf.maximum(tf.cast(tf.shape(log_q)[axis], tf.float64), 1.0)
     return ((q - p) ** 2 + missing / along) / 2
 
 
-def _scaled(log_p: tf.Tensor, axis: int) -> tf.Tensor:
-    """Returns probabilities, divided by the largest along `axis`: ρ is the same, none is lost.
+def _exponentiate(log_p: tf.Tensor, axis: int) -> tf.Tensor:
+    """Returns probabilities divided by the largest along `axis`, which leaves ρ as it is.
 
-    A class that all samples find very unlikely would otherwise underflow, and its column with it.
+    Otherwise a class that is very unlikely for all samples would underflow.
     """
     largest = tf.stop_gradient(tf.reduce_max(log_p, axis, keepdims=True))
     return tf.exp(log_p - tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest)))

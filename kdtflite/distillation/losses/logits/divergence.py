@@ -1,4 +1,4 @@
-"""How far one distribution is from another, in log space and float64."""
+"""Divergences between distributions, in log space and float64."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kl(log_p: tf.Tensor, log_q: tf.Tensor) -> Any:
         log_q: The same of q. Where q alone rules a class out, the divergence is infinite.
     """
     p, q = tf.exp(log_p), tf.exp(log_q)
-    # A class that p rules out adds only what q gives it, even where q rules it out too.
+    # A class that p rules out adds only its probability in q, which may be 0 too.
     possible = log_p > -float("inf")
     d = tf.where(possible, log_q - log_p, tf.zeros_like(log_p))
     # Both distributions sum to 1, so KL = Σ p (e^d - 1 - d). None of these terms is negative:

@@ -7,10 +7,10 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
-from kdtflite.distillation.losses.checks import check_share
+from kdtflite.distillation.losses.checks import check_fraction
 from kdtflite.distillation.losses.logits.divergence import cross_entropy, log_probabilities
-from kdtflite.distillation.losses.logits.target_classes import decisions
-from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.losses.logits.target_classes import one_hot_decisions
+from kdtflite.distillation.schedules import Schedule, read_value
 
 __all__ = ["HardTargets"]
 
@@ -23,31 +23,28 @@ class HardTargets(LogitsLoss):
 
     Hard-label distillation (Touvron et al., arXiv 2012.12877). It needs no
     temperature and, unlike the true label, follows the sample's augmentation: a crop that
-    shows something else gets the label of that. ε smooths the label as there.
+    shows something else gets another label. ε smooths the label, as in the paper.
 
     Args:
-        label_smoothing: ε, from 0 to 1, or a schedule of it. The paper smooths by 0.1.
+        label_smoothing: ε, from 0 to 1, or a schedule. The paper smooths by 0.1.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32. Of equal logits the first class counts.
+        One value per sample, shape (batch,), float32. Among equal logits the first class counts.
 
     Raises:
         ConfigurationError: `label_smoothing` is outside 0 to 1.
     """
 
-    def __init__(
-        self, *, label_smoothing: float | Schedule = 0.0, name: str = "hard_targets"
-    ) -> None:
+    default_name = "hard_targets"
+
+    def __init__(self, *, label_smoothing: float | Schedule = 0.0, name: str | None = None) -> None:
         super().__init__(name=name)
-        self.label_smoothing = check_share("label_smoothing", label_smoothing)
+        self.label_smoothing = check_fraction("label_smoothing", label_smoothing)
 
     def __call__(self, student_logits: Any, teacher_logits: Any) -> tf.Tensor:  # noqa: D102
-        smoothing = current(self.label_smoothing, tf.float64)
+        smoothing = read_value(self.label_smoothing, tf.float64)
         student = log_probabilities(student_logits)
-        labels = decisions(teacher_logits)
+        labels = one_hot_decisions(teacher_logits)
         labels += smoothing * (1.0 / tf.cast(tf.shape(labels)[-1], tf.float64) - labels)
         return tf.cast(cross_entropy(labels, student), tf.float32)
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"label_smoothing": self.label_smoothing, **super().get_config()}

@@ -8,16 +8,16 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
+from kdtflite.distillation.losses.checks import check_temperature
 from kdtflite.distillation.losses.logits.divergence import kl, log_probabilities
-from kdtflite.distillation.losses.temperature import check_temperature
-from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.schedules import Schedule, read_value
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["JensenShannon"]
 
 
 class JensenShannon(LogitsLoss):
-    """Divergence of both distributions from their mixture, finite whatever either rules out.
+    """Divergence of both distributions from their mixture, finite even where one rules out a class.
 
         p = softmax(z_teacher / T), q = softmax(z_student / T), m = β p + (1 - β) q
         L = T² · (β KL(p ‖ m) + (1 - β) KL(q ‖ m))
@@ -27,23 +27,25 @@ class JensenShannon(LogitsLoss):
     β · KL(p ‖ q), one near 1 that of (1 - β) · KL(q ‖ p).
 
     Args:
-        temperature: T, positive, or a schedule of it.
+        temperature: T, positive, or a schedule.
         beta: β, the teacher's share in the mixture, between 0 and 1, both excluded.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32.
+        One value per sample, shape (batch,), float32.
 
     Raises:
-        ConfigurationError: `temperature` is not positive, or `beta` not between 0 and 1.
+        ConfigurationError: `temperature` is not positive, or `beta` is not between 0 and 1.
     """
+
+    default_name = "jensen_shannon"
 
     def __init__(
         self,
         temperature: float | Schedule = 1.0,
         *,
         beta: float = 0.5,
-        name: str = "jensen_shannon",
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self.temperature = check_temperature(temperature)
@@ -55,14 +57,11 @@ class JensenShannon(LogitsLoss):
         self.beta = float(beta)
 
     def __call__(self, student_logits: Any, teacher_logits: Any) -> tf.Tensor:  # noqa: D102
-        t = current(self.temperature, tf.float64)
-        # e^-1e30 is 0 as well as e^-inf is, and its logarithm has a gradient.
+        t = read_value(self.temperature, tf.float64)
+        # e^-1e30 is 0, as e^-inf is, but its logarithm has a gradient.
         log_q = tf.maximum(log_probabilities(student_logits, t), -1e30)
         log_p = tf.maximum(log_probabilities(teacher_logits, t), -1e30)
         mixed = tf.stack([math.log(self.beta) + log_p, math.log1p(-self.beta) + log_q])
         log_m = tf.reduce_logsumexp(mixed, axis=0)
         divergence = self.beta * kl(log_p, log_m) + (1 - self.beta) * kl(log_q, log_m)
         return tf.cast(t**2 * divergence, tf.float32)
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"temperature": self.temperature, "beta": self.beta, **super().get_config()}

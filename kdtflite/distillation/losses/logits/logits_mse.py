@@ -20,23 +20,22 @@ class LogitsMSE(LogitsLoss):
     student to spend capacity on the teacher's confidence (Kim et al., arXiv 2105.08919).
 
     Args:
-        centre: Subtract each sample's mean logit first, which softmax ignores.
+        center: Subtract each sample's mean logit first, which softmax ignores.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32. The Distiller weights and averages.
+        One value per sample, shape (batch,), float32. The Distiller weights and averages.
     """
 
-    def __init__(self, *, centre: bool = True, name: str = "logits_mse") -> None:
+    default_name = "logits_mse"
+
+    def __init__(self, *, center: bool = True, name: str | None = None) -> None:
         super().__init__(name=name)
-        self.centre = bool(centre)
+        self.center = bool(center)
 
     def __call__(self, student_logits: Any, teacher_logits: Any) -> tf.Tensor:  # noqa: D102
         difference = tf.cast(student_logits, tf.float64) - tf.cast(teacher_logits, tf.float64)
-        if self.centre:
-            # The difference of the centred logits is the centred difference.
+        if self.center:
+            # The difference of the centered logits is the centered difference.
             difference -= tf.reduce_mean(difference, axis=-1, keepdims=True)
         return tf.cast(tf.reduce_mean(difference**2, axis=-1), tf.float32)
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"centre": self.centre, **super().get_config()}

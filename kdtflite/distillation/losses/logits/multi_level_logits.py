@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
+from kdtflite.distillation.losses.checks import check_temperature
 from kdtflite.distillation.losses.logits.divergence import kl, log_probabilities
-from kdtflite.distillation.losses.temperature import check_temperature
 from kdtflite.distillation.step import Step
 from kdtflite.errors import ConfigurationError
 
@@ -17,7 +17,7 @@ __all__ = ["MultiLevelLogits"]
 
 
 class MultiLevelLogits(LogitsLoss):
-    """Alignment of predictions by sample, by pairs of samples and by pairs of classes.
+    """Alignment of predictions per sample, per pair of samples and per pair of classes.
 
         instance = mean over samples of T² · KL(p ‖ q)
         batch = ‖p pᵀ - q qᵀ‖² / samples
@@ -33,22 +33,24 @@ class MultiLevelLogits(LogitsLoss):
 
     A sample's value is its own divergence, its row of the pairs of samples, and the term of the
     classes, which belongs to the whole batch; the mean over the batch is L. Positions of
-    sequences count as samples, all but the masked ones; the pairs take memory of the square of
-    their number.
+    sequences count as samples, except for masked ones. Memory grows with the square of the number
+    of samples.
 
     Args:
         temperatures: The values of T, each positive.
         name: Name of the term in logs.
 
     Raises:
-        ConfigurationError: No temperature, or one that is not a positive number.
+        ConfigurationError: There is no temperature, or one is not a positive number.
     """
+
+    default_name = "multi_level_logits"
 
     def __init__(
         self,
         *,
         temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
-        name: str = "multi_level_logits",
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         if not temperatures:
@@ -65,10 +67,10 @@ class MultiLevelLogits(LogitsLoss):
         Args:
             student_logits: Shape (batch, classes) or (batch, ..., classes), any float dtype.
             teacher_logits: The same shape, any float dtype.
-            mask: Which rows of logits count, bool, in their shape without the classes.
+            mask: Which rows of logits count, bool, shape of the logits without the last axis.
 
         Returns:
-            The shape of the logits without the classes, float32: (batch,) for most.
+            The shape of the logits without the last axis, float32: mostly (batch,).
         """
         shape = tf.shape(student_logits)
         student, teacher = (
@@ -78,18 +80,15 @@ class MultiLevelLogits(LogitsLoss):
         counts = tf.ones_like(student[:, :1])
         if mask is not None:
             counts = tf.reshape(tf.cast(mask, tf.float64), [-1, 1])
-        levels = [_levels(student, teacher, counts, t) for t in self.temperatures]
+        levels = [_compare_at(student, teacher, counts, t) for t in self.temperatures]
         values = tf.add_n(levels) / len(levels)
         return tf.cast(tf.reshape(values, shape[:-1]), tf.float32)
 
-    def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
-        return self(step.student.logits, step.teacher.logits, step.student.mask)
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"temperatures": list(self.temperatures), **super().get_config()}
+    def compute(self, step: Step) -> tf.Tensor:  # noqa: D102
+        return self(step.student.logits, step.teacher.logits, step.counted)
 
 
-def _levels(student: tf.Tensor, teacher: tf.Tensor, counts: tf.Tensor, t: float) -> tf.Tensor:
+def _compare_at(student: tf.Tensor, teacher: tf.Tensor, counts: tf.Tensor, t: float) -> tf.Tensor:
     """Returns instance + batch + class at one temperature, shape (samples,)."""
     log_q, log_p = log_probabilities(student, t), log_probabilities(teacher, t)
     q, p = tf.exp(log_q) * counts, tf.exp(log_p) * counts

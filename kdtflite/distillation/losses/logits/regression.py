@@ -16,21 +16,18 @@ __all__ = ["RegressionDistillation", "TeacherBoundedRegression"]
 
 
 class _Regression(LogitsLoss):
-    """What both have: an error between two outputs, averaged over their last axis."""
+    """The base of both: an error between two outputs, averaged over their last axis."""
 
     tasks: ClassVar[tuple[str, ...]] = ("regression",)
 
-    def __init__(self, *, kind: str, delta: float, name: str) -> None:
+    def __init__(self, *, kind: str = "mse", delta: float = 1.0, name: str | None = None) -> None:
         super().__init__(name=name)
         self.kind = choose(kind, ("huber", "mse"), what="kind of regression error")
         if not (math.isfinite(delta) and delta > 0):
             raise ConfigurationError(f"Expected a positive, finite delta. Received: delta={delta}.")
         self.delta = float(delta)
 
-    def get_config(self) -> dict[str, Any]:
-        return {"kind": self.kind, "delta": self.delta, **super().get_config()}
-
-    def _error(self, output: Any, wanted: Any) -> tf.Tensor:
+    def _measure(self, output: Any, wanted: Any) -> tf.Tensor:
         difference = tf.cast(output, tf.float64) - tf.cast(wanted, tf.float64)
         if self.kind == "mse":
             return tf.reduce_mean(difference**2, axis=-1)
@@ -45,38 +42,35 @@ class RegressionDistillation(_Regression):
         mse:    L = mean over outputs of e², e = student - teacher
         huber:  L = mean over outputs of e² / 2 where |e| ≤ δ, else δ · (|e| - δ / 2)
 
-    A teacher's outputs are less noisy than labels, and there are some where labels are missing;
-    but the student takes over the teacher's errors (`TeacherBoundedRegression` does not).
+    A teacher's outputs are less noisy than labels and exist where labels are missing, but the
+    student inherits the teacher's errors (not so with `TeacherBoundedRegression`).
 
     Args:
-        kind: "mse" or "huber", which a few wild outputs sway less.
+        kind: "mse", or "huber", which outliers affect less.
         delta: δ of huber, in the outputs' units.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32.
+        One value per sample, shape (batch,), float32.
 
     Raises:
-        ConfigurationError: Another `kind`, or a `delta` that is not positive.
+        ConfigurationError: `kind` is another word, or `delta` is not positive.
     """
 
-    def __init__(
-        self, *, kind: str = "mse", delta: float = 1.0, name: str = "regression_distillation"
-    ) -> None:
-        super().__init__(kind=kind, delta=delta, name=name)
+    default_name = "regression_distillation"
 
     def __call__(self, student_logits: Any, teacher_logits: Any) -> tf.Tensor:  # noqa: D102
-        return tf.cast(self._error(student_logits, teacher_logits), tf.float32)
+        return tf.cast(self._measure(student_logits, teacher_logits), tf.float32)
 
 
 class TeacherBoundedRegression(_Regression):
-    """Error of the student against the labels, until it is better than the teacher's.
+    """Error of the student against the labels, unless it is below the teacher's.
 
         L = e_s where e_s + m > e_t, else 0
 
     with e_s and e_t the errors of student and teacher against the labels, each a mean over the
     outputs of squares ("mse") or of Huber's error. A regression's teacher may point the wrong
-    way, so it is no target: it says what is good enough. Chen et al., "Learning Efficient Object
+    way, so it is not a target; it says what is good enough. Chen et al., "Learning Efficient Object
     Detection Models with Knowledge Distillation", NeurIPS 2017, section 3.3, which adds half of
     it to an ordinary loss on the labels.
 
@@ -87,9 +81,11 @@ class TeacherBoundedRegression(_Regression):
         name: Name of the term in logs.
 
     Raises:
-        ConfigurationError: Another `kind`, a negative `margin`, or a `delta` that is not
+        ConfigurationError: `kind` is another word, `margin` is negative, or `delta` is not
             positive.
     """
+
+    default_name = "teacher_bounded_regression"
 
     def __init__(
         self,
@@ -97,7 +93,7 @@ class TeacherBoundedRegression(_Regression):
         kind: str = "mse",
         margin: float = 0.0,
         delta: float = 1.0,
-        name: str = "teacher_bounded_regression",
+        name: str | None = None,
     ) -> None:
         super().__init__(kind=kind, delta=delta, name=name)
         self.margin = check_not_negative("margin", margin)
@@ -119,26 +115,24 @@ class TeacherBoundedRegression(_Regression):
         """
         if labels is None:
             raise ConfigurationError(
-                f"{self.name}: expected labels, from which the teacher's error is. Received: "
-                "labels=None. Train on labelled data, or use RegressionDistillation."
+                f"{self.name}: expected labels, to measure the teacher's error. Received: "
+                "labels=None. Train on labeled data, or use RegressionDistillation."
             )
-        labels = _like(labels, tf.convert_to_tensor(student_logits).shape)
-        student, teacher = self._error(student_logits, labels), self._error(teacher_logits, labels)
+        labels = _match_shape(labels, tf.convert_to_tensor(student_logits).shape)
+        student = self._measure(student_logits, labels)
+        teacher = self._measure(teacher_logits, labels)
         behind = student + self.margin > teacher
         return tf.cast(tf.where(behind, student, tf.zeros_like(student)), tf.float32)
 
-    def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
+    def compute(self, step: Step) -> tf.Tensor:  # noqa: D102
         return self(step.student.logits, step.teacher.logits, step.labels)
 
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"margin": self.margin, **super().get_config()}
 
-
-def _like(labels: Any, shape: tf.TensorShape) -> tf.Tensor:
+def _match_shape(labels: Any, shape: tf.TensorShape) -> tf.Tensor:
     labels = tf.convert_to_tensor(labels)
     if labels.shape.rank == len(shape) - 1 and shape[-1] == 1:
         labels = labels[..., tf.newaxis]
-    # Another shape would broadcast, and the error be against the wrong labels.
+    # Another shape would broadcast, and be compared with the wrong labels.
     if not labels.shape.is_compatible_with(shape):
         raise ShapeMismatchError(
             f"Expected labels of the outputs' shape {tuple(shape)}. Received: labels of shape "

@@ -7,9 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
+from kdtflite.distillation.losses.checks import check_temperature
 from kdtflite.distillation.losses.logits.divergence import kl, log_probabilities
-from kdtflite.distillation.losses.temperature import check_temperature
-from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.schedules import Schedule, read_value
 
 __all__ = ["ReverseKL"]
 
@@ -24,26 +24,25 @@ class ReverseKL(LogitsLoss):
     to everything (Gu et al., arXiv 2306.08543, section 2.1).
 
     Args:
-        temperature: T, positive, or a schedule of it. The paper uses 1.
+        temperature: T, positive, or a schedule. The paper uses 1.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32. Infinite, and of no use to train on, where
-        the teacher rules a class out (logit -inf) and the student does not: `JensenShannon` is
+        One value per sample, shape (batch,), float32. Infinite, and useless for training, where
+        the teacher rules out a class (logit -inf) and the student does not; `JensenShannon` is
         finite there.
 
     Raises:
         ConfigurationError: `temperature` is not a positive number.
     """
 
-    def __init__(self, temperature: float | Schedule = 1.0, *, name: str = "reverse_kl") -> None:
+    default_name = "reverse_kl"
+
+    def __init__(self, temperature: float | Schedule = 1.0, *, name: str | None = None) -> None:
         super().__init__(name=name)
         self.temperature = check_temperature(temperature)
 
     def __call__(self, student_logits: Any, teacher_logits: Any) -> tf.Tensor:  # noqa: D102
-        t = current(self.temperature, tf.float64)
+        t = read_value(self.temperature, tf.float64)
         divergence = kl(log_probabilities(student_logits, t), log_probabilities(teacher_logits, t))
         return tf.cast(t**2 * divergence, tf.float32)
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"temperature": self.temperature, **super().get_config()}

@@ -7,10 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from kdtflite.distillation.losses.base import LogitsLoss
-from kdtflite.distillation.losses.checks import check_share
+from kdtflite.distillation.losses.checks import check_fraction, check_temperature
 from kdtflite.distillation.losses.logits.divergence import kl, log_probabilities
-from kdtflite.distillation.losses.temperature import check_temperature
-from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.schedules import Schedule, read_value
 
 __all__ = ["SmoothedTargets"]
 
@@ -23,36 +22,38 @@ class SmoothedTargets(LogitsLoss):
 
     Label smoothing (Szegedy et al., arXiv 1512.00567, section 7), applied to soft targets in
     place of true labels. It keeps a student from growing as certain as an overconfident teacher,
-    and leaves the order of the classes, which a teacher trained with smoothing partly loses
+    and keeps the order of the classes, which a teacher trained with smoothing partly loses
     (Müller et al., arXiv 1906.02629).
 
     Args:
-        temperature: T, positive, or a schedule of it.
-        label_smoothing: ε, from 0 (`SoftTargets`) to 1, or a schedule of it. Szegedy et al.
+        temperature: T, positive, or a schedule.
+        label_smoothing: ε, from 0 (`SoftTargets`) to 1, or a schedule. Szegedy et al.
             use 0.1.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32.
+        One value per sample, shape (batch,), float32.
 
     Raises:
-        ConfigurationError: `temperature` is not positive, or `label_smoothing` outside 0 to 1.
+        ConfigurationError: `temperature` is not positive, or `label_smoothing` is outside 0 to 1.
     """
+
+    default_name = "smoothed_targets"
 
     def __init__(
         self,
         temperature: float | Schedule = 4.0,
         *,
         label_smoothing: float | Schedule = 0.1,
-        name: str = "smoothed_targets",
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self.temperature = check_temperature(temperature)
-        self.label_smoothing = check_share("label_smoothing", label_smoothing)
+        self.label_smoothing = check_fraction("label_smoothing", label_smoothing)
 
     def __call__(self, student_logits: Any, teacher_logits: Any) -> tf.Tensor:  # noqa: D102
-        t = current(self.temperature, tf.float64)
-        smoothing = tf.convert_to_tensor(current(self.label_smoothing, tf.float64), tf.float64)
+        t = read_value(self.temperature, tf.float64)
+        smoothing = tf.convert_to_tensor(read_value(self.label_smoothing, tf.float64), tf.float64)
         teacher = log_probabilities(teacher_logits, t)
         uniform = tf.zeros_like(teacher) - tf.math.log(tf.cast(tf.shape(teacher)[-1], tf.float64))
         smoothed = tf.reduce_logsumexp(
@@ -61,10 +62,3 @@ class SmoothedTargets(LogitsLoss):
         )
         divergence = kl(smoothed, log_probabilities(student_logits, t))
         return tf.cast(t**2 * divergence, tf.float32)
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "temperature": self.temperature,
-            "label_smoothing": self.label_smoothing,
-            **super().get_config(),
-        }

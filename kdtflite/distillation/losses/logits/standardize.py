@@ -1,4 +1,4 @@
-"""Values less their mean, at length 1: what correlations and z-scores are made of."""
+"""Deviations from the mean, scaled to length 1, for correlations and z-scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def unit_deviations(
     Args:
         values: Finite, float64.
         axis: The axis along which they vary.
-        counted: Which values there are, bool, broadcastable; None for all. Others deviate by 0.
+        counted: Which values count, bool, broadcastable; None for all. Others deviate by 0.
 
     Returns:
         The deviations, and whether there are any, with a size of 1 along `axis`. Where the
@@ -27,8 +27,8 @@ def unit_deviations(
     number = tf.maximum(tf.reduce_sum(counts, axis, keepdims=True), 1.0)
     mean = tf.reduce_sum(values * counts, axis, keepdims=True) / number
     deviations = (values - mean) * counts
-    # Scaled before they are squared, for squares underflow. The length is 1 whatever the scale,
-    # so that taking it for a constant leaves the gradient exact.
+    # Scaled before squaring, since squares underflow. The length is 1 whatever the scale, so the
+    # gradient stays exact with the scale as a constant.
     size = tf.stop_gradient(tf.reduce_max(tf.abs(deviations), axis, keepdims=True))
     varies = size > 1e-13 * tf.reduce_max(tf.abs(values * counts), axis, keepdims=True)
     scaled = tf.where(

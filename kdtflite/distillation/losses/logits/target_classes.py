@@ -1,4 +1,4 @@
-"""Which class a sample is of: as the labels say, or as the teacher decides."""
+"""The class of each sample, by its label or by the teacher's decision."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import tensorflow as tf
 
 from kdtflite.errors import ShapeMismatchError
 
-__all__ = ["decisions", "labelled"]
+__all__ = ["one_hot_decisions", "one_hot_labels"]
 
 
-def decisions(logits: Any) -> tf.Tensor:
+def one_hot_decisions(logits: Any) -> tf.Tensor:
     """Returns the most likely class, the first of several, as a one-hot vector, float64."""
     logits = tf.convert_to_tensor(logits)
     return tf.one_hot(tf.argmax(logits, axis=-1), tf.shape(logits)[-1], dtype=tf.float64)
 
 
-def labelled(labels: Any, logits: Any) -> tf.Tensor:
+def one_hot_labels(labels: Any, logits: Any) -> tf.Tensor:
     """Returns the labels' classes as one-hot vectors, bool, in the shape of the logits.
 
     Args:
-        labels: Class indices in the logits' shape without the classes, or with a 1 in their
+        labels: Class indices in the logits' shape without the classes, with an axis of 1 in their
             place, or without an axis of 1 before them (one yes or no); or distributions over the
-            classes, of which the likeliest counts. An index that is no class (as -1) gives a row
-            of False.
-        logits: What the labels are for, shape (batch, ..., classes).
+            classes, of which the most likely counts. An index that is not a class (such as -1)
+            gives a row of False.
+        logits: The logits they belong to, shape (batch, ..., classes).
 
     Raises:
-        ShapeMismatchError: Labels of another shape.
+        ShapeMismatchError: The labels have another shape.
     """
     labels, logits = tf.convert_to_tensor(labels), tf.convert_to_tensor(logits)
     classes = logits.shape[-1]
@@ -40,7 +40,7 @@ def labelled(labels: Any, logits: Any) -> tf.Tensor:
         labels = labels[..., tf.newaxis]
     if not labels.shape.is_compatible_with(logits.shape[:-1]):
         raise ShapeMismatchError(
-            "The labels do not say a class for each row of logits. Expected class indices, shape "
+            "The labels do not give one class per row of logits. Expected class indices, shape "
             f"{tuple(logits.shape[:-1])}, or distributions, shape {tuple(logits.shape)}. "
             f"Received: labels of shape {tuple(labels.shape)}."
         )

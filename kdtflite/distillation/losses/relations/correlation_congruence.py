@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
-from kdtflite.distillation.losses.norms import normalized
+from kdtflite.distillation.losses.norms import normalize
 from kdtflite.distillation.losses.relations.base import RelationLoss
 from kdtflite.errors import ConfigurationError
 
@@ -23,28 +22,30 @@ class CorrelationCongruence(RelationLoss):
         k(x, y) = e^(-2γ) · Σ_{p=0}^{P} (2γ)^p / p! · (x · y)^p
 
     k is the Taylor expansion of the Gaussian kernel e^(-γ‖x - y‖²) of rows of length 1 (Peng et
-    al., arXiv 1904.01802, section 3.3). The paper puts a trained layer of one width behind both
-    networks first; the b × b matrices need none, so the features are compared as they are and may
-    differ in width. It adds this to the usual soft targets: pass `SoftTargets` as well. The default
-    weight of 100 is ours: k differs by some hundredths, and so the mean of its squares by less.
+    al., arXiv 1904.01802, section 3.3). The paper first puts a trained layer of one width
+    behind both networks. The b × b matrices do not need it, so the features are compared as they
+    are and may differ in width. The paper adds this to the usual soft targets: pass `SoftTargets`
+    as well. The default weight of 100 is ours: k differs by some hundredths, and the mean of the
+    squares is smaller still.
 
     A sample's share is its row's mean. Computed in float64.
 
     Args:
-        student_layers: Name of a layer of the student, or several. Usually embeddings, after
+        student_layers: One or more layers of the student, by name. Usually embeddings, after
             pooling.
-        teacher_layers: The teacher's, in the same order.
+        teacher_layers: As many layers of the teacher, in the same order.
         gamma: γ, 0.4 in the paper.
         order: P, 2 in the paper.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32.
+        One value per sample, shape (batch,), float32.
 
     Raises:
-        ConfigurationError: `gamma` is not a positive number, or `order` below 1.
+        ConfigurationError: `gamma` is not a positive number, or `order` is below 1.
     """
 
+    default_name = "correlation_congruence"
     default_weight = 100.0
 
     def __init__(
@@ -54,7 +55,7 @@ class CorrelationCongruence(RelationLoss):
         *,
         gamma: float = 0.4,
         order: int = 2,
-        name: str = "correlation_congruence",
+        name: str | None = None,
     ) -> None:
         super().__init__(student_layers, teacher_layers, name=name)
         if not 0 < gamma < math.inf or order < 1:
@@ -65,16 +66,13 @@ class CorrelationCongruence(RelationLoss):
         self.gamma = float(gamma)
         self.order = int(order)
 
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"gamma": self.gamma, "order": self.order, **super().get_config()}
-
-    def _of_rows(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-        difference = self._kernel(student) - self._kernel(teacher)
+    def _compare_rows(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+        difference = self._compute_kernel(student) - self._compute_kernel(teacher)
         batch = tf.cast(tf.shape(student)[0], student.dtype)
         return tf.math.divide_no_nan(tf.reduce_sum(tf.square(difference), axis=1), batch)
 
-    def _kernel(self, rows: tf.Tensor) -> tf.Tensor:
-        rows = normalized(rows)
+    def _compute_kernel(self, rows: tf.Tensor) -> tf.Tensor:
+        rows = normalize(rows)
         cosines = tf.matmul(rows, rows, transpose_b=True)
         # Horner's scheme: 1 + a·c (1 + a·c/2 (1 + …)) with a = 2γ.
         series = tf.ones_like(cosines)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from kdtflite.distillation.losses.base import FeatureLoss, Shape
-from kdtflite.distillation.losses.norms import normalized
-from kdtflite.distillation.losses.relations.base import flat_rows
+from kdtflite.distillation.losses.checks import check_temperature
+from kdtflite.distillation.losses.norms import normalize
+from kdtflite.distillation.losses.relations.base import flatten_rows
 from kdtflite.distillation.losses.relations.embedding_bank import EmbeddingBank
-from kdtflite.distillation.losses.temperature import check_temperature
-from kdtflite.distillation.schedules import Schedule, current
+from kdtflite.distillation.schedules import Schedule, read_value
 from kdtflite.distillation.step import Step
 from kdtflite.errors import ConfigurationError, ShapeMismatchError
 
@@ -22,7 +22,7 @@ __all__ = ["CRD"]
 
 
 class CRD(FeatureLoss):
-    """Tells the teacher's embedding of the same sample from those of many others.
+    """Distinguishes the teacher's embedding of the same sample from those of many others.
 
         L = - ln h(t, s) - Σ over N negatives n of ln(1 - h(n, s)),  and the same the other way
 
@@ -30,39 +30,39 @@ class CRD(FeatureLoss):
 
     g are trained linear projections of the flattened features of both networks to `embedding`
     values, divided by their L2 norm (Tian et al., arXiv 1910.10699, equations 10 to 19). One way
-    the student's embedding is compared with the teacher's of the same sample and of earlier ones;
-    the other way the teacher's with the student's. The paper writes c = 1/M, M samples of training
-    data; its authors' program puts the mean of e^(gᵗ·gˢ/τ) in the first batch there, without
-    which h of unrelated samples is far from small, and so does this loss unless it is given
-    `dataset_size`.
+    compares the student's embedding with the teacher's of the same sample and of earlier ones, the
+    other way the teacher's with the student's. The paper has c = 1/M for M training samples. Its
+    authors' code instead takes the mean of e^(gᵗ·gˢ/τ) in the first batch, without which h of
+    unrelated samples is far from small; so does this loss, unless it is given `dataset_size`.
 
     An untrained student starts near 2 · (ln N + 1), which grows while the bank fills.
 
-    Where it departs from the paper: batches do not say which samples they hold. Instead of a
-    slot for each training sample (with momentum 0.5) a bank keeps the embeddings of the last
-    `bank_size` samples, this batch included; all of them that are of another class are
-    negatives, instead of 16384 drawn. Without labels of one class a sample (yes-or-no labels,
-    sequences, none) all but the sample itself are. The positives are this batch's own. Under a
-    distribution strategy every replica has its own bank, and checkpoints keep the first's.
+    Differences from the paper: batches do not say which samples they hold. Instead of one slot per
+    training sample (with momentum 0.5), a bank keeps the embeddings of the last `bank_size`
+    samples, including this batch; all of another class are negatives, instead of 16384 random ones.
+    Where a sample does not have one class (yes-or-no labels, sequences, no labels), all other
+    samples are negatives. The positives are this batch's own. Under a distribution strategy every
+    replica has its own bank, and checkpoints keep that of the first.
 
     Args:
-        student_layers: Name of a layer of the student, or several. The paper takes the last one
+        student_layers: One or more layers of the student, by name. The paper takes the last one
             before the classes, after pooling.
-        teacher_layers: The teacher's, in the same order.
+        teacher_layers: As many layers of the teacher, in the same order.
         embedding: Width of the projections.
-        temperature: τ, positive, or a schedule of it.
-        bank_size: How many samples the bank keeps. It takes 8 · embedding bytes a sample.
+        temperature: τ, positive, or a schedule.
+        bank_size: How many samples the bank keeps, at 8 · embedding bytes per sample.
         dataset_size: M, the number of training samples, for the paper's c.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32: 0 where there is no negative.
+        One value per sample, shape (batch,), float32: 0 if there is no negative.
 
     Raises:
-        ConfigurationError: A size below 1, or no positive temperature.
-        ShapeMismatchError: At `build`: features with an open axis other than the batch.
+        ConfigurationError: A size is below 1, or the temperature is not positive.
+        ShapeMismatchError: At `build`: features have an unknown size other than the batch.
     """
 
+    default_name = "crd"
     default_weight = 0.8  # β in the paper's experiments
 
     def __init__(
@@ -74,7 +74,7 @@ class CRD(FeatureLoss):
         temperature: float | Schedule = 0.07,
         bank_size: int = 16384,
         dataset_size: int | None = None,
-        name: str = "crd",
+        name: str | None = None,
     ) -> None:
         super().__init__(student_layers, teacher_layers, name=name)
         sizes = {"embedding": embedding, "bank_size": bank_size, "dataset_size": dataset_size}
@@ -87,14 +87,6 @@ class CRD(FeatureLoss):
         self.dataset_size = dataset_size
         # A tuple, not a list: Keras wraps lists to track what is in them.
         self._contrasts: tuple[_Contrast, ...] = ()
-
-    def build(  # noqa: D102
-        self, student_shapes: Mapping[str, Shape], teacher_shapes: Mapping[str, Shape]
-    ) -> None:
-        self._build(
-            [student_shapes[path] for path in self.student_layers],
-            [teacher_shapes[path] for path in self.teacher_layers],
-        )
 
     @property
     def variables(self) -> list[tf.Variable]:  # noqa: D102
@@ -110,11 +102,11 @@ class CRD(FeatureLoss):
         teacher_features: Sequence[Any],
         labels: Any = None,
     ) -> tf.Tensor:
-        """Returns the loss of each sample, shape (batch,), float32, and adds them to the bank.
+        """Returns the loss of each sample, shape (batch,), float32, and fills the bank.
 
         Args:
-            student_features: A tensor for each of `student_layers`, batch first.
-            teacher_features: A tensor for each of `teacher_layers`, in the same order.
+            student_features: One tensor per layer of `student_layers`, batch first.
+            teacher_features: One tensor per layer of `teacher_layers`, in the same order.
             labels: Class of each sample, shape (batch,) or (batch, 1), or a distribution over the
                 classes, shape (batch, classes); None where there are no classes.
         """
@@ -122,27 +114,17 @@ class CRD(FeatureLoss):
         teacher = [tf.convert_to_tensor(features) for features in teacher_features]
         if not self._contrasts:
             self._build([tuple(f.shape) for f in student], [tuple(f.shape) for f in teacher])
-        classes = _classes(labels, tf.shape(student[0])[0])
-        temperature = current(self.temperature)
+        classes = _to_classes(labels, tf.shape(student[0])[0])
+        temperature = read_value(self.temperature)
         pairs = zip(self._contrasts, student, teacher, strict=True)
         return tf.add_n([contrast(s, t, classes, temperature) for contrast, s, t in pairs])
 
-    def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
+    def compute(self, step: Step) -> tf.Tensor:  # noqa: D102
         return self(
-            [step.student.features[path] for path in self.student_layers],
-            [step.teacher.features[path] for path in self.teacher_layers],
-            # More than one decision a sample is no class.
+            *self._list_features(step),
+            # A sample with several decisions has no class.
             step.labels if step.student.logits.shape.rank == 2 else None,
         )
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "embedding": self.embedding,
-            "temperature": self.temperature,
-            "bank_size": self.bank_size,
-            "dataset_size": self.dataset_size,
-            **super().get_config(),
-        }
 
     def _build(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
         for role, layers, shapes in (
@@ -152,7 +134,7 @@ class CRD(FeatureLoss):
             for layer, shape in zip(layers, shapes, strict=True):
                 if len(shape) < 2 or None in shape[1:]:
                     raise ShapeMismatchError(
-                        f"{self.name}: a projection needs features of one size a sample. Expected "
+                        f"{self.name}: a projection needs features of a fixed size. Expected "
                         f"(batch, ...) with every other axis known. Received: {role} layer "
                         f"{layer!r} of shape {tuple(shape)}. Tap it after global pooling."
                     )
@@ -174,8 +156,8 @@ class _Contrast:
         bank_size: int,
         dataset_size: int | None,
     ) -> None:
-        self._student_head = _head(student_shape, embedding)
-        self._teacher_head = _head(teacher_shape, embedding)
+        self._student_head = _make_head(student_shape, embedding)
+        self._teacher_head = _make_head(teacher_shape, embedding)
         self._bank = EmbeddingBank(bank_size, embedding)
         # ln c of the student's anchors and of the teacher's; NaN until a batch has set them.
         log_c = math.nan if dataset_size is None else -math.log(dataset_size)
@@ -217,7 +199,7 @@ class _Contrast:
         )
 
     def _set_once(self, measure: Callable[[], tf.Tensor]) -> tf.Tensor:
-        """Returns ln c, shape (2,), which the first batch that has a negative sets."""
+        """Returns ln c, shape (2,), set by the first batch that has a negative."""
         log_c = tf.convert_to_tensor(self._log_c)
         unknown = tf.math.is_nan(log_c[0])
         log_c = tf.stop_gradient(tf.cond(unknown, measure, lambda: log_c))
@@ -225,20 +207,20 @@ class _Contrast:
         return tf.where(tf.math.is_nan(log_c), 0.0, log_c)  # unused where there is no negative
 
 
-def _head(shape: Shape, embedding: int) -> keras.layers.Layer:
+def _make_head(shape: Shape, embedding: int) -> keras.layers.Layer:
     head = keras.layers.Dense(embedding, dtype="float32")
     head.build((None, math.prod(size for size in shape[1:] if size is not None)))
     return head
 
 
 def _embed(head: keras.layers.Layer, features: tf.Tensor) -> tf.Tensor:
-    embeddings = head(tf.cast(flat_rows(features), tf.float32))
-    # The squares of what float32 holds go beyond it.
-    return tf.cast(normalized(tf.cast(embeddings, tf.float64)), tf.float32)
+    embeddings = head(tf.cast(flatten_rows(features), tf.float32))
+    # The squares may overflow float32.
+    return tf.cast(normalize(tf.cast(embeddings, tf.float64)), tf.float32)
 
 
-def _classes(labels: Any, batch: tf.Tensor) -> tf.Tensor:
-    """Returns the class of each sample, shape (batch,), float64; NaN, unlike any, for none."""
+def _to_classes(labels: Any, batch: tf.Tensor) -> tf.Tensor:
+    """Returns the class of each sample, shape (batch,), float64; NaN where there is none."""
     if labels is None:
         return tf.fill([batch], tf.constant(math.nan, tf.float64))
     labels = tf.convert_to_tensor(labels)

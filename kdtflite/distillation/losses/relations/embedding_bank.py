@@ -11,7 +11,7 @@ class EmbeddingBank:
     """A queue of the student's and the teacher's embeddings of the last samples, and their classes.
 
     The newest is last; when the bank is full, the oldest leave. Under a distribution strategy
-    every replica fills its own, and checkpoints keep the first's.
+    every replica fills its own bank, and checkpoints keep that of the first.
 
     Args:
         size: How many samples it keeps.
@@ -20,30 +20,32 @@ class EmbeddingBank:
 
     def __init__(self, size: int, embedding: int) -> None:
         self.size = size
-        self._embeddings = _state(tf.zeros([2, size, embedding]), "embeddings")
-        # float64 holds every class index that is likely, and NaN, which is unlike any.
-        self._classes = _state(tf.fill([size], tf.constant(float("nan"), tf.float64)), "classes")
-        self._filled = _state(tf.zeros([], tf.int32), "filled")
+        self._embeddings = _make_variable(tf.zeros([2, size, embedding]), "embeddings")
+        # float64 holds every plausible class index, and NaN, which equals none.
+        self._classes = _make_variable(
+            tf.fill([size], tf.constant(float("nan"), tf.float64)), "classes"
+        )
+        self._filled = _make_variable(tf.zeros([], tf.int32), "filled")
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """What it remembers."""
+        """The variables of the bank."""
         return [self._embeddings, self._classes, self._filled]
 
     def add(
         self, student: tf.Tensor, teacher: tf.Tensor, classes: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Adds a batch, of which no gradient passes on.
+        """Adds a batch, without its gradient.
 
         Args:
             student: The student's embeddings, shape (batch, embedding), float32.
             teacher: The teacher's.
-            classes: Class of each sample, shape (batch,), float64; NaN for a class unlike any.
+            classes: Class of each sample, shape (batch,), float64; NaN for no class.
 
         Returns:
             The student's and the teacher's embeddings in the bank, shape (size, embedding), and
             which of them are negatives for each sample of the batch, shape (batch, size), bool:
-            those of another class, and never the sample itself or a free place.
+            those of another class, and never the sample itself or a free slot.
         """
         batch = tf.shape(classes)[0]
         new = tf.stop_gradient(tf.stack([student, teacher]))
@@ -64,7 +66,7 @@ class EmbeddingBank:
         return embeddings[0], embeddings[1], negatives
 
 
-def _state(initial: tf.Tensor, name: str) -> tf.Variable:
+def _make_variable(initial: tf.Tensor, name: str) -> tf.Variable:
     return tf.Variable(
         initial,
         trainable=False,

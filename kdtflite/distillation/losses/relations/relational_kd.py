@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from kdtflite.distillation.losses.checks import check_not_negative
-from kdtflite.distillation.losses.relations.base import RelationLoss, mean_of_rest
+from kdtflite.distillation.losses.relations.base import RelationLoss
 
 __all__ = ["RelationalKD"]
 
@@ -23,27 +22,30 @@ class RelationalKD(RelationLoss):
         a_ijk = cosine of the angle at f_i between the directions to f_j and to f_k
 
     H is the Huber function with δ = 1 (Park et al., arXiv 1904.05068, section 3.2). The paper
-    sums over pairs and triplets; the means, as its authors' programs take them, are independent
-    of the batch size. Those divide by b² and b³, counting a sample's relation to itself, here 0.
+    sums over pairs and triplets; the means, which its authors' code takes, are independent of the
+    batch size. That code divides by b² and b³: it counts a sample's relation to itself, here 0.
 
-    A sample's share is what its own row of pairs and the triplets with their vertex at it give.
-    Computed in float64 from the Gram matrix of the centred rows, which takes memory of the order
-    of b³, whatever the features' width. Samples nearer than 1e-6 of their distance from the
+    A sample's share comes from its own row of pairs and from the triplets with their vertex at it.
+    Computed in float64 from the Gram matrix of the centered rows, which takes memory of the order
+    of b³, whatever the width of the features. Samples nearer than 1e-6 of their distance from the
     batch's mean count as equal: distance 0, no angle, no gradient.
 
     Args:
-        student_layers: Name of a layer of the student, or several.
-        teacher_layers: The teacher's, in the same order. Usually embeddings, after pooling.
+        student_layers: One or more layers of the student, by name.
+        teacher_layers: As many layers of the teacher, in the same order. Usually
+            embeddings, after pooling.
         distance_weight: λ_D. 25, the paper's for classification.
         angle_weight: λ_A. 50, the paper's for classification.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32: 0 for a batch of one.
+        One value per sample, shape (batch,), float32: 0 for a batch of one.
 
     Raises:
-        ConfigurationError: A negative weight.
+        ConfigurationError: A weight is negative.
     """
+
+    default_name = "relational_kd"
 
     def __init__(
         self,
@@ -52,36 +54,29 @@ class RelationalKD(RelationLoss):
         *,
         distance_weight: float = 25.0,
         angle_weight: float = 50.0,
-        name: str = "relational",
+        name: str | None = None,
     ) -> None:
         super().__init__(student_layers, teacher_layers, name=name)
         self.distance_weight = check_not_negative("distance_weight", distance_weight)
         self.angle_weight = check_not_negative("angle_weight", angle_weight)
 
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "distance_weight": self.distance_weight,
-            "angle_weight": self.angle_weight,
-            **super().get_config(),
-        }
-
-    def _of_rows(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-        student_gram, student_distances = _distances(student)
-        teacher_gram, teacher_distances = _distances(teacher)
+    def _compare_rows(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+        student_gram, student_distances = _compute_distances(student)
+        teacher_gram, teacher_distances = _compute_distances(teacher)
         share = tf.zeros_like(tf.linalg.diag_part(student_gram))
         if self.distance_weight:
-            difference = _relative(student_distances) - _relative(teacher_distances)
-            share += self.distance_weight * mean_of_rest(_huber(difference))
+            difference = _divide_by_mean(student_distances) - _divide_by_mean(teacher_distances)
+            share += self.distance_weight * _average_rest(_huber(difference))
         if self.angle_weight:
-            difference = _angles(student_gram, student_distances)
-            difference -= _angles(teacher_gram, teacher_distances)
-            share += self.angle_weight * _mean_of_corners(_huber(difference))
+            difference = _compute_angles(student_gram, student_distances)
+            difference -= _compute_angles(teacher_gram, teacher_distances)
+            share += self.angle_weight * _average_corners(_huber(difference))
         return share
 
 
-def _distances(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the Gram matrix of the centred rows, and the rows' distances: (batch, batch)."""
-    # Centred, which no distance notices: a common offset would cancel all digits below.
+def _compute_distances(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the Gram matrix of the centered rows, and the rows' distances: (batch, batch)."""
+    # Centering changes no distance, and a common offset would cancel the digits below.
     rows -= tf.math.divide_no_nan(
         tf.reduce_sum(rows, axis=0), tf.cast(tf.shape(rows)[0], rows.dtype)
     )
@@ -89,26 +84,38 @@ def _distances(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     norms = tf.linalg.diag_part(gram)
     norms = norms[:, None] + norms[None, :]
     squares = norms - 2.0 * gram
-    # What is left of equal rows after rounding is no distance; sqrt has no gradient at 0.
+    # What rounding leaves of equal rows is no distance; sqrt has no gradient at 0.
     apart = squares > 1e-12 * norms
     return gram, tf.where(apart, tf.sqrt(tf.where(apart, squares, 1.0)), 0.0)
 
 
-def _relative(distances: tf.Tensor) -> tf.Tensor:
+def _divide_by_mean(distances: tf.Tensor) -> tf.Tensor:
     """Returns distances divided by their mean over all pairs of different samples."""
     count = tf.cast(tf.shape(distances)[0], distances.dtype)
     mean = tf.math.divide_no_nan(tf.reduce_sum(distances), count * (count - 1.0))
     return tf.math.divide_no_nan(distances, mean)
 
 
-def _angles(gram: tf.Tensor, distances: tf.Tensor) -> tf.Tensor:
+def _compute_angles(gram: tf.Tensor, distances: tf.Tensor) -> tf.Tensor:
     """Returns the cosines at i between the directions to j and k, shape (batch, batch, batch)."""
     norms = tf.linalg.diag_part(gram)
     products = gram[None, :, :] - gram[:, :, None] - gram[:, None, :] + norms[:, None, None]
     return tf.math.divide_no_nan(products, distances[:, :, None] * distances[:, None, :])
 
 
-def _mean_of_corners(values: tf.Tensor) -> tf.Tensor:
+def _average_rest(values: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of each row of a (batch, batch) matrix over the columns of other samples.
+
+    It is 0 for a lone sample.
+    """
+    rest = tf.reduce_sum(
+        tf.linalg.set_diag(values, tf.zeros_like(tf.linalg.diag_part(values))), axis=1
+    )
+    others = tf.cast(tf.shape(values)[0] - 1, values.dtype)
+    return tf.math.divide_no_nan(rest, tf.maximum(others, 0.0))
+
+
+def _average_corners(values: tf.Tensor) -> tf.Tensor:
     """Returns the mean over j ≠ k, both other than i, of values where j = i or k = i are 0."""
     off_diagonal = tf.linalg.set_diag(values, tf.zeros_like(tf.linalg.diag_part(values)))
     count = tf.cast(tf.shape(values)[0], values.dtype)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import tensorflow as tf
 
-from kdtflite.distillation.losses.norms import normalized
+from kdtflite.distillation.losses.norms import normalize
 from kdtflite.distillation.losses.relations.base import RelationLoss
 
 __all__ = ["SimilarityPreserving"]
@@ -24,31 +22,23 @@ class SimilarityPreserving(RelationLoss):
     A sample's share is its row's, divided by b. Computed in float64.
 
     Args:
-        student_layers: Name of a layer of the student, or several.
-        teacher_layers: The teacher's, in the same order. The paper takes the activations at the
-            ends of blocks.
+        student_layers: One or more layers of the student, by name.
+        teacher_layers: As many layers of the teacher, in the same order. The paper takes
+            the activations at the ends of blocks.
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32.
+        One value per sample, shape (batch,), float32.
     """
 
+    default_name = "similarity_preserving"
     default_weight = 3000.0
 
-    def __init__(
-        self,
-        student_layers: str | Sequence[str],
-        teacher_layers: str | Sequence[str],
-        *,
-        name: str = "similarity_preserving",
-    ) -> None:
-        super().__init__(student_layers, teacher_layers, name=name)
-
-    def _of_rows(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-        difference = _similarities(student) - _similarities(teacher)
+    def _compare_rows(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+        difference = _compute_similarities(student) - _compute_similarities(teacher)
         batch = tf.cast(tf.shape(student)[0], student.dtype)
         return tf.math.divide_no_nan(tf.reduce_sum(tf.square(difference), axis=1), batch)
 
 
-def _similarities(rows: tf.Tensor) -> tf.Tensor:
-    return normalized(tf.matmul(rows, rows, transpose_b=True))
+def _compute_similarities(rows: tf.Tensor) -> tf.Tensor:
+    return normalize(tf.matmul(rows, rows, transpose_b=True))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from kdtflite.distillation.losses.base import FeatureLoss, Shape
+from kdtflite.distillation.losses.base import Shape
 from kdtflite.distillation.losses.logits.divergence import kl
-from kdtflite.distillation.step import Step
-from kdtflite.errors import ShapeMismatchError, choose
+from kdtflite.distillation.losses.transformers.base import TokenLoss
+from kdtflite.errors import ShapeMismatchError
 
 __all__ = ["AttentionMaps"]
 
 
-class AttentionMaps(FeatureLoss):
+class AttentionMaps(TokenLoss):
     """Difference between which tokens attend to which.
 
         mse: L = mean over heads and pairs of tokens of (A_student - A_teacher)²
@@ -27,24 +27,27 @@ class AttentionMaps(FeatureLoss):
     arXiv 2002.10957, equation 6) and needs maps after the softmax. Where the numbers of heads
     differ, the mean over the heads is compared. Several pairs of layers add up.
 
-    A sample's value is the mean over its own tokens, without those that the student masks: 0 if
-    it masks all. Computed in float64.
+    A sample's value is the mean over its own tokens, except for those that the student masks; 0 if
+    all are masked. Computed in float64.
 
     Args:
-        student_layers: Name of a layer of the student, or several, of outputs (batch, heads,
+        student_layers: One or more layers of the student, by name, with outputs (batch, heads,
             from, to).
         teacher_layers: The teacher's, in the same order, over the same tokens.
         kind: "mse" or "kl".
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32.
+        One value per sample, shape (batch,), float32.
 
     Raises:
-        ConfigurationError: Another `kind`.
-        ShapeMismatchError: Maps of other shapes, at `build`; a mask of other tokens than the maps'
-            (attention to another sequence), at the first step.
+        ConfigurationError: `kind` is another word.
+        ShapeMismatchError: At `build`: maps of different shapes. At the first step: a mask over
+            other tokens than the maps' (attention to another sequence).
     """
+
+    default_name = "attention_maps"
+    kinds = ("mse", "kl")
 
     def __init__(
         self,
@@ -52,16 +55,13 @@ class AttentionMaps(FeatureLoss):
         teacher_layers: str | Sequence[str],
         *,
         kind: str = "mse",
-        name: str = "attention_maps",
+        name: str | None = None,
     ) -> None:
-        super().__init__(student_layers, teacher_layers, name=name)
-        self.kind = choose(kind, ("mse", "kl"), what="kind of attention loss")
+        super().__init__(student_layers, teacher_layers, kind=kind, name=name)
 
-    def build(  # noqa: D102
-        self, student_shapes: Mapping[str, Shape], teacher_shapes: Mapping[str, Shape]
-    ) -> None:
-        for student, teacher in zip(self.student_layers, self.teacher_layers, strict=True):
-            self._check(tuple(student_shapes[student]), tuple(teacher_shapes[teacher]))
+    def _build(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
+        for student, teacher in zip(student_shapes, teacher_shapes, strict=True):
+            self._check(student, teacher)
 
     def __call__(
         self, student_features: Sequence[Any], teacher_features: Sequence[Any], mask: Any = None
@@ -69,26 +69,16 @@ class AttentionMaps(FeatureLoss):
         """Returns the loss of each sample, shape (batch,), float32.
 
         Args:
-            student_features: A tensor for each of `student_layers`, batch first.
-            teacher_features: A tensor for each of `teacher_layers`, in the same order.
+            student_features: One tensor per layer of `student_layers`, batch first.
+            teacher_features: One tensor per layer of `teacher_layers`, in the same order.
             mask: Which tokens count, shape (batch, tokens), of a sequence that attends to itself.
         """
         values = []
         for student, teacher in zip(student_features, teacher_features, strict=True):
             student, teacher = tf.cast(student, tf.float64), tf.cast(teacher, tf.float64)
             self._check(tuple(student.shape), tuple(teacher.shape))
-            values.append(tf.cast(self._of_pair(student, teacher, mask), tf.float32))
+            values.append(tf.cast(self._compare(student, teacher, mask), tf.float32))
         return tf.add_n(values)
-
-    def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
-        return self(
-            [step.student.features[path] for path in self.student_layers],
-            [step.teacher.features[path] for path in self.teacher_layers],
-            step.student.mask,
-        )
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"kind": self.kind, **super().get_config()}
 
     def _check(self, student: Shape, teacher: Shape) -> None:
         fit = len(student) == len(teacher) == 4 and all(
@@ -101,23 +91,23 @@ class AttentionMaps(FeatureLoss):
                 'of a MultiHeadAttention layer, as "attention:1".'
             )
 
-    def _of_pair(self, student: tf.Tensor, teacher: tf.Tensor, mask: Any) -> tf.Tensor:
+    def _compare(self, student: tf.Tensor, teacher: tf.Tensor, mask: Any) -> tf.Tensor:
         if student.shape[1] is None or student.shape[1] != teacher.shape[1]:
             student = tf.reduce_mean(student, axis=1, keepdims=True)
             teacher = tf.reduce_mean(teacher, axis=1, keepdims=True)
-        asking, asked = self._counted(student, mask)
+        asking, asked = self._count_tokens(student, mask)
         if self.kind == "mse":
             pairs = tf.math.squared_difference(student, teacher)
             sums = tf.reduce_sum(tf.where(asked > 0, pairs, 0.0), axis=-1)
             rows = tf.math.divide_no_nan(sums, tf.reduce_sum(asked, axis=-1))
         else:
-            rows = _divergence(teacher, student)
+            rows = _compute_divergence(teacher, student)
         rows = tf.reduce_mean(rows, axis=1)
         total = tf.reduce_sum(tf.where(asking > 0, rows, 0.0), axis=1)
         return tf.math.divide_no_nan(total, tf.reduce_sum(asking, axis=1))
 
-    def _counted(self, maps: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns 1 for the tokens that count: (batch, from) and (batch, 1, 1, to)."""
+    def _count_tokens(self, maps: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns 1 for tokens that count, else 0: (batch, from) and (batch, 1, 1, to)."""
         if mask is None:
             first_head = tf.ones_like(maps[:, 0])
             return first_head[:, :, 0], first_head[:, None, :1, :]
@@ -132,8 +122,8 @@ class AttentionMaps(FeatureLoss):
         return counted, counted[:, None, None, :]
 
 
-def _divergence(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+def _compute_divergence(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
     """Returns KL(teacher ‖ student) over the last axis, of probabilities."""
-    # The smallest normal float32: attention that underflowed stays finite in log space.
+    # The smallest normal float32 keeps attention that underflowed finite in log space.
     log_p, log_q = (tf.math.log(tf.maximum(maps, 1.1754944e-38)) for maps in (teacher, student))
     return kl(log_p, log_q)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
-from kdtflite.distillation.losses.base import FeatureLoss, Shape
-from kdtflite.distillation.losses.norms import normalized
-from kdtflite.distillation.step import Step
-from kdtflite.errors import ShapeMismatchError, choose
+from kdtflite.distillation.losses.base import Shape
+from kdtflite.distillation.losses.norms import normalize
+from kdtflite.distillation.losses.transformers.base import TokenLoss
+from kdtflite.errors import ShapeMismatchError
 
 __all__ = ["HiddenStates"]
 
 
-class HiddenStates(FeatureLoss):
+class HiddenStates(TokenLoss):
     """Difference between hidden states, token by token.
 
         cosine: L = mean over tokens of (1 - cosine of h_student·W and h_teacher)
@@ -27,23 +27,26 @@ class HiddenStates(FeatureLoss):
     W is a trained projection, without bias, where the widths differ, and left out where they are
     equal. Several pairs of layers add up.
 
-    A sample's value is the mean over its own tokens, without those that the student masks: 0 if
-    it masks all. Each sample counts alike, whatever its length.
+    A sample's value is the mean over its own tokens, except for those that the student masks; 0 if
+    all are masked. Every sample has the same weight, whatever its length.
 
     Args:
-        student_layers: Name of a layer of the student, or several, of outputs (batch, tokens,
-            width); any axes in between count as tokens, and none, (batch, width), as one.
-        teacher_layers: The teacher's, in the same order, with as many tokens.
+        student_layers: One or more layers of the student, by name, with outputs (batch, tokens,
+            width); all axes in between count as tokens, and (batch, width) is one token.
+        teacher_layers: As many layers of the teacher, in the same order, with as many tokens.
         kind: "cosine" or "mse".
         name: Name of the term in logs.
 
     Returns:
-        One value a sample, shape (batch,), float32.
+        One value per sample, shape (batch,), float32.
 
     Raises:
-        ConfigurationError: Another `kind`.
-        ShapeMismatchError: At `build`: other numbers of tokens, or an open width.
+        ConfigurationError: `kind` is another word.
+        ShapeMismatchError: At `build`: different numbers of tokens, or an unknown width.
     """
+
+    default_name = "hidden_states"
+    kinds = ("cosine", "mse")
 
     def __init__(
         self,
@@ -51,20 +54,11 @@ class HiddenStates(FeatureLoss):
         teacher_layers: str | Sequence[str],
         *,
         kind: str = "cosine",
-        name: str = "hidden_states",
+        name: str | None = None,
     ) -> None:
-        super().__init__(student_layers, teacher_layers, name=name)
-        self.kind = choose(kind, ("cosine", "mse"), what="kind of hidden-state loss")
+        super().__init__(student_layers, teacher_layers, kind=kind, name=name)
         # A tuple, not a list: Keras wraps lists to track what is in them.
         self._projections: tuple[keras.layers.Dense | None, ...] = ()
-
-    def build(  # noqa: D102
-        self, student_shapes: Mapping[str, Shape], teacher_shapes: Mapping[str, Shape]
-    ) -> None:
-        self._build(
-            [student_shapes[path] for path in self.student_layers],
-            [teacher_shapes[path] for path in self.teacher_layers],
-        )
 
     @property
     def variables(self) -> list[tf.Variable]:  # noqa: D102
@@ -80,8 +74,8 @@ class HiddenStates(FeatureLoss):
         """Returns the loss of each sample, shape (batch,), float32.
 
         Args:
-            student_features: A tensor for each of `student_layers`, batch first.
-            teacher_features: A tensor for each of `teacher_layers`, in the same order.
+            student_features: One tensor per layer of `student_layers`, batch first.
+            teacher_features: One tensor per layer of `teacher_layers`, in the same order.
             mask: Which tokens count, shape (batch, tokens), for features of three axes.
         """
         student = [tf.cast(features, tf.float32) for features in student_features]
@@ -91,30 +85,20 @@ class HiddenStates(FeatureLoss):
         triples = zip(self._projections, student, teacher, strict=True)
         return tf.add_n(
             [
-                self._of_pair(s if projection is None else projection(s), t, mask)
+                self._compare(s if projection is None else projection(s), t, mask)
                 for projection, s, t in triples
             ]
         )
-
-    def of_step(self, step: Step) -> tf.Tensor:  # noqa: D102
-        return self(
-            [step.student.features[path] for path in self.student_layers],
-            [step.teacher.features[path] for path in self.teacher_layers],
-            step.student.mask,
-        )
-
-    def get_config(self) -> dict[str, Any]:  # noqa: D102
-        return {"kind": self.kind, **super().get_config()}
 
     def _build(self, student_shapes: Sequence[Shape], teacher_shapes: Sequence[Shape]) -> None:
         names = zip(self.student_layers, self.teacher_layers, strict=True)
         with tf.init_scope():
             self._projections = tuple(
-                self._projection(tuple(s), tuple(t), *pair)
+                self._make_projection(tuple(s), tuple(t), *pair)
                 for s, t, pair in zip(student_shapes, teacher_shapes, names, strict=True)
             )
 
-    def _projection(
+    def _make_projection(
         self, student: Shape, teacher: Shape, student_layer: str, teacher_layer: str
     ) -> keras.layers.Dense | None:
         same_tokens = len(student) == len(teacher) >= 2 and all(
@@ -133,11 +117,11 @@ class HiddenStates(FeatureLoss):
         layer.build((None, student[-1]))
         return layer
 
-    def _of_pair(self, student: tf.Tensor, teacher: tf.Tensor, mask: Any) -> tf.Tensor:
+    def _compare(self, student: tf.Tensor, teacher: tf.Tensor, mask: Any) -> tf.Tensor:
         student = tf.cast(student, tf.float64)
         if self.kind == "cosine":
             # Of rows of length 1, ‖a - b‖² / 2 = 1 - a·b, without its rounding near 0.
-            tokens = tf.reduce_sum(tf.square(normalized(student) - normalized(teacher)), -1) / 2.0
+            tokens = tf.reduce_sum(tf.square(normalize(student) - normalize(teacher)), -1) / 2.0
         else:
             tokens = tf.reduce_mean(tf.math.squared_difference(student, teacher), axis=-1)
         batch = tf.shape(tokens)[0]

@@ -1,4 +1,4 @@
-"""What a folder of cached teacher outputs holds: its manifest and its shards."""
+"""The manifest and the shards of a folder of cached teacher outputs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any
 import numpy as np
 
 from kdtflite.errors import DataError
-from kdtflite.files import sha256, staged, write_json
+from kdtflite.files import sha256, write_atomically, write_json
 
 __all__ = [
     "MANIFEST",
     "PLAN",
     "Manifest",
     "Shard",
-    "damage",
-    "missing",
+    "find_damage",
+    "list_missing",
     "read_manifest",
     "read_shards",
+    "summarize_missing",
     "write_shard",
 ]
 
-MANIFEST = "manifest.json"  # there only once every shard is
+MANIFEST = "manifest.json"  # written after all shards
 PLAN = "plan.json"
 
 VERSION = 1
@@ -36,10 +37,10 @@ class Shard:
     """The outputs for consecutive samples in one view: a folder, written whole or not at all.
 
     Attributes:
-        view: Which view, from 0.
-        part: Which part of the view, from 0.
+        view: Number of the view, from 0.
+        part: Number of the shard within the view, from 0.
         first: Row of the first sample.
-        samples: How many samples.
+        samples: Number of samples.
         files: Size and SHA-256 by file.
     """
 
@@ -57,27 +58,28 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was cached of which teacher on which data, and how.
+    """What was cached, from which teacher on which data, and how.
 
     Attributes:
         teacher: Name of the teacher.
-        teacher_fingerprint: What `Teacher.fingerprint` gave.
-        outputs: What it gives before it is turned into logits.
+        teacher_fingerprint: The teacher's `fingerprint()`.
+        outputs: What it gives before the conversion to logits.
         output_shape: Shape of its logits, batch first.
         data: "arrays" or "tf.data".
-        data_fingerprint: Of the samples; of a tf.data.Dataset known when it is read.
-        samples: How many.
-        inputs: Name (or None), dtype and shape of each input that the student is given.
-        views: Views a sample.
-        augmentation: What made the views.
+        data_fingerprint: SHA-256 of the samples; for a tf.data.Dataset, known after reading.
+        samples: Number of samples.
+        inputs: Name (or None), dtype and shape of each input of the student.
+        views: Views per sample.
+        augmentation: The augmentation that made the views.
         seed: Its seed.
-        dtype: Of the stored outputs.
+        dtype: Dtype of the stored outputs.
         shapes: Shape of a sample's outputs: "logits", and "features-0", ...
         layers: The teacher's layers, in the order of their features' numbers.
-        shard: Samples (of a tf.data.Dataset: batches) a shard.
-        witness: Numbers by which the views of the first samples are told.
-        shards: All of them, by view and part.
-        version: Of this format.
+        shard: Samples (for a tf.data.Dataset: batches) per shard.
+        witness: Numbers that identify the views of the first samples.
+        stored_views: Whether the shards also hold the views, "inputs-0", ...
+        shards: All shards, by view and part.
+        version: Version of this format.
     """
 
     teacher: str
@@ -96,49 +98,50 @@ class Manifest:
     layers: list[str]
     shard: int
     witness: list[list[float]]
+    stored_views: bool = False
     shards: list[Shard] = field(default_factory=list)
     version: int = VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what JSON can hold, and holds alike when it is read again."""
+        """Returns the same values as JSON gives back."""
         return json.loads(json.dumps(asdict(self)))
 
     def fingerprint(self) -> str:
-        """Returns a SHA-256 of everything that decides the outputs that it gives."""
+        """Returns a SHA-256 of everything that decides its outputs."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Returns what `path` says.
+    """Returns the manifest in a file.
 
     Raises:
-        DataError: It is damaged, or of another version.
+        DataError: It is damaged, or has another version.
     """
     try:
         values = json.loads(path.read_text())
         version = values["version"]
         if version == VERSION:
             return Manifest(**{**values, "shards": [Shard(**s) for s in values["shards"]]})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Write the cache anew: "
+            f"{path} is damaged ({type(error).__name__}: {error}). Write the cache again: "
             "cache_teacher(..., overwrite=True)."
         ) from error
     raise DataError(
-        f"{path} is of version {version}. Expected {VERSION}. Write the cache anew: "
+        f"{path} has version {version}. Expected {VERSION}. Write the cache again: "
         "cache_teacher(..., overwrite=True)."
     )
 
 
 def write_shard(folder: Path, shard: Shard, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a shard's arrays and what tells whether they are whole.
+    """Writes a shard's arrays, and the checksums that prove them whole.
 
     Args:
-        folder: The cache's.
-        shard: Which samples; its files are those of `arrays`.
+        folder: The folder of the cache.
+        shard: The samples; its files are those of `arrays`.
         arrays: Outputs by name, samples first.
     """
-    with staged(folder / shard.folder, overwrite=True) as temporary:
+    with write_atomically(folder / shard.folder, overwrite=True) as temporary:
         temporary.mkdir()
         files = {}
         for name, array in arrays.items():
@@ -149,23 +152,23 @@ def write_shard(folder: Path, shard: Shard, arrays: dict[str, np.ndarray]) -> No
 
 
 def read_shards(folder: Path) -> list[Shard]:
-    """Returns the shards that stand in a folder, by view and part."""
+    """Returns the shards in a folder, by view and part."""
     found = []
     for path in folder.glob("view*/shard.json"):
         try:
             found.append(Shard(**json.loads(path.read_text())))
-        except (OSError, ValueError, TypeError):
-            continue  # as good as not there
+        except (OSError, ValueError, TypeError, RecursionError):
+            continue  # counts as missing
     return sorted(found, key=lambda shard: (shard.view, shard.part))
 
 
-def damage(folder: Path, shard: Shard, *, digests: bool = True) -> str | None:
+def find_damage(folder: Path, shard: Shard, *, digests: bool = True) -> str | None:
     """Returns what is wrong with a shard's files in a few words, or None.
 
     Args:
-        folder: The cache's.
-        shard: As it was written.
-        digests: Read every byte; else the sizes alone are compared.
+        folder: The folder of the cache.
+        shard: The shard as it was written.
+        digests: Whether to read every byte; otherwise only sizes are compared.
     """
     for name, written in shard.files.items():
         path = folder / shard.folder / name
@@ -178,29 +181,37 @@ def damage(folder: Path, shard: Shard, *, digests: bool = True) -> str | None:
     return None
 
 
-def missing(manifest: Manifest, there: list[Shard], *, parts: int | None = None) -> list[str]:
-    """Returns the parts of a cache that were not written, in words.
+def list_missing(
+    manifest: Manifest, present: list[Shard], *, parts: int | None = None
+) -> list[str]:
+    """Returns descriptions of the shards of a cache that were not written.
 
     Args:
-        manifest: What is wanted.
-        there: The shards that there are.
-        parts: How many a view has, where that is known.
+        manifest: What the cache should hold.
+        present: The shards that exist.
+        parts: Number of shards per view, if known.
     """
-    written = {(shard.view, shard.part) for shard in there}
+    written = {(shard.view, shard.part) for shard in present}
     size = manifest.shard
     samples = manifest.samples if manifest.data == "arrays" else None
     if parts is None:
-        known = 1 + max((shard.part for shard in there), default=0)
+        known = 1 + max((shard.part for shard in present), default=0)
         parts = known if samples is None else -(-samples // size)
 
-    def called(part: int) -> str:
+    def describe(part: int) -> str:
         if samples is None:
             return f"batches from {part * size} on"
         return f"samples {part * size} to {min((part + 1) * size, samples) - 1}"
 
     return [
-        f"view {view}, {called(part)}"
+        f"view {view}, {describe(part)}"
         for view in range(manifest.views)
         for part in range(parts)
         if (view, part) not in written
     ]
+
+
+def summarize_missing(descriptions: list[str]) -> str:
+    """Returns the first of several missing shards as the subject of a sentence, with its verb."""
+    more = f" and {len(descriptions) - 3} more" if len(descriptions) > 3 else ""
+    return "; ".join(descriptions[:3]) + more + (" are" if len(descriptions) > 1 else " is")

@@ -1,4 +1,4 @@
-"""A teacher's outputs for a batch, as they are stored."""
+"""The outputs of a teacher for a batch, as a cache stores them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["TeacherOutputs"]
 
 
 class TeacherOutputs:
-    """Runs a teacher on views of samples, and refuses what cannot be stored.
+    """Runs a teacher on views of samples, and refuses outputs that cannot be stored.
 
     Args:
         teacher: The teacher; its taps are set here.
-        layers: Paths of the layers that are stored.
+        layers: Paths of the layers to store.
         views: How the samples are augmented.
-        dtype: Of what is stored.
+        dtype: Dtype of the stored outputs.
     """
 
     def __init__(self, teacher: Teacher, layers: list[str], views: Views, dtype: np.dtype) -> None:
@@ -32,21 +32,21 @@ class TeacherOutputs:
         self.dtype = dtype
         teacher.tap(layers)
         self._views = tf.function(views, reduce_retracing=True, autograph=False)
-        self._observe = tf.function(self._outputs, reduce_retracing=True)
+        self._observe = tf.function(self._compute, reduce_retracing=True)
         strategy = tf.distribute.get_strategy()
-        # Several workers each work alone: one that is ahead must not wait for a collective.
+        # Several workers each work alone: a fast one must not wait for a collective.
         alone = strategy.cluster_resolver is None or not strategy.cluster_resolver.task_type
         self._strategy = strategy if alone and strategy.num_replicas_in_sync > 1 else None
 
-    def inputs(self, x: Any, first: int, view: int) -> Any:
-        """Returns what the student is given in `view` for samples from row `first` on."""
+    def make_inputs(self, x: Any, first: int, view: int) -> Any:
+        """Returns the student's inputs in `view` for samples from row `first` on."""
         rows = tf.range(first, first + len(tf.nest.flatten(x)[0]), dtype=tf.int64)
         return self._views(x, rows, tf.constant(view, tf.int64))
 
     def check_inputs(self, x: Any) -> None:
-        """Lets the teacher look at what it is going to be given, as `Distiller` does.
+        """Shows the teacher its inputs, as `Distiller` does.
 
-        Teachers other than Keras models learn their output shape and the order of inputs so.
+        Teachers other than Keras models learn their output shape and the order of inputs from it.
         """
         if hasattr(self.teacher, "model"):
             return
@@ -62,15 +62,15 @@ class TeacherOutputs:
         """Returns the outputs by name ("logits", "features-0", ...), in the dtype of the cache.
 
         Args:
-            x: What the student is given.
+            x: The student's inputs.
             first: Row of the first sample, for messages.
             view: The view, for messages.
 
         Raises:
-            DataError: NaN, infinity, or a number that the dtype cannot hold.
+            DataError: An output is NaN, infinite, or too large for the dtype.
         """
         return {
-            name: self._stored(name, tensor, first, view) for name, tensor in self._run(x).items()
+            name: self._convert(name, tensor, first, view) for name, tensor in self._run(x).items()
         }
 
     def check_shapes(
@@ -80,7 +80,7 @@ class TeacherOutputs:
         for name, array in seen.items():
             if list(array.shape[1:]) != shapes[name]:
                 raise ShapeMismatchError(
-                    f"Expected the teacher's {self._called(name)} of shape {tuple(shapes[name])} "
+                    f"Expected the teacher's {self._describe(name)} of shape {tuple(shapes[name])} "
                     f"for every sample. Received: {array.shape[1:]} from sample {first} on. Pad "
                     "the samples to one length."
                 )
@@ -104,7 +104,7 @@ class TeacherOutputs:
             for name, value in results.items()
         }
 
-    def _outputs(self, x: Any) -> dict[str, tf.Tensor]:
+    def _compute(self, x: Any) -> dict[str, tf.Tensor]:
         seen = self.teacher.observe(x)
         features = {f"features-{i}": seen.features[p] for i, p in enumerate(self.layers)}
         return {
@@ -112,27 +112,27 @@ class TeacherOutputs:
             for name, tensor in {"logits": seen.logits, **features}.items()
         }
 
-    def _stored(self, name: str, array: np.ndarray, first: int, view: int) -> np.ndarray:
-        def at(bad: np.ndarray) -> str:
+    def _convert(self, name: str, array: np.ndarray, first: int, view: int) -> np.ndarray:
+        def locate(bad: np.ndarray) -> str:
             sample = first + int(bad.reshape(len(bad), -1).any(axis=1).argmax())
             return f"sample {sample}" + (f" in view {view}" if self.views.views > 1 else "")
 
-        what = f"The {self._called(name)} of the teacher {self.teacher.name!r}"
+        what = f"The {self._describe(name)} of the teacher {self.teacher.name!r}"
         if not (finite := np.isfinite(array)).all():
             raise DataError(
-                f"{what} hold NaN or infinity, first for {at(~finite)}. Expected finite numbers. "
-                "Check that sample, and the teacher on it."
+                f"{what} hold NaN or infinity, first for {locate(~finite)}. Expected finite "
+                "numbers. Check that sample, and the teacher's outputs for it."
             )
         largest = float(np.finfo(self.dtype).max)
         if array.size and np.abs(array).max() > largest:
             beyond = np.abs(array) > largest
             raise DataError(
-                f"{what} reach {np.abs(array).max():.3g}, first for {at(beyond)}; {self.dtype} "
-                f'ends at {largest:.5g}. Pass dtype="float32".'
+                f"{what} reach {np.abs(array).max():.3g}, first for {locate(beyond)}; {self.dtype} "
+                f'only reaches {largest:.5g}. Pass dtype="float32".'
             )
         return array.astype(self.dtype)
 
-    def _called(self, name: str) -> str:
+    def _describe(self, name: str) -> str:
         if name == "logits":
             return "logits"
         return f"outputs of layer {self.layers[int(name.rpartition('-')[2])]!r}"

@@ -1,4 +1,4 @@
-"""Rows of arrays, in memory or on disk, gathered inside a graph."""
+"""Rows of arrays in memory or on disk, gathered inside a graph."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import tensorflow as tf
 
 __all__ = ["Table"]
 
-# Above it, rows are read from the mapped files. Below, TensorFlow gathers them from one tensor,
-# without Python.
+# Larger tables are read from mapped files. From smaller ones, TensorFlow gathers rows of one
+# tensor, without Python.
 _IN_MEMORY = 2**30
 _OPEN_FILES = 128
 
 
 class Table:
-    """Arrays one after the other along their first axis.
+    """Arrays, concatenated along their first axis.
 
     Args:
         parts: Arrays, or paths of .npy files.
-        sizes: Rows of each.
-        dtype: Of the rows that are given; by default the arrays' own.
+        sizes: Number of rows in each.
+        dtype: Dtype of the returned rows; by default that of the arrays.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Table:
     ) -> None:
         self._parts = parts
         self._ends = np.cumsum(sizes)
-        first = _array(parts[0])
+        first = _open(parts[0])
         self._dtype = np.dtype(dtype or first.dtype)
         self._shape = first.shape[1:]
         row = int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize
@@ -47,31 +47,31 @@ class Table:
         """Returns the rows, shape (batch, ...), for their indices, shape (batch,), int64."""
         if self._tensor is not None:
             return tf.gather(self._tensor, rows)
-        # One call of Python a batch.
+        # One call of Python per batch.
         found = tf.numpy_function(self._take, [rows], self._dtype, stateful=False)
         return tf.ensure_shape(found, (rows.shape[0], *self._shape))
 
     def _take(self, rows: np.ndarray | None) -> np.ndarray:
         if rows is None:
-            arrays = [_array(part) for part in self._parts]
+            arrays = [_open(part) for part in self._parts]
             whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
             return whole if whole.dtype.kind in "OSU" else whole.astype(self._dtype, copy=False)
         if len(self._parts) == 1:
-            return _array(self._parts[0])[rows].astype(self._dtype, copy=False)
+            return _open(self._parts[0])[rows].astype(self._dtype, copy=False)
         taken = np.empty((len(rows), *self._shape), self._dtype)
         part_of = np.searchsorted(self._ends, rows, side="right")
         for part in np.unique(part_of):
             here = part_of == part
             before = self._ends[part - 1] if part else 0
-            taken[here] = _array(self._parts[part])[rows[here] - before]
+            taken[here] = _open(self._parts[part])[rows[here] - before]
         return taken
 
 
-def _array(part: np.ndarray | Path) -> np.ndarray:
-    return part if isinstance(part, np.ndarray) else _mapped(part)
+def _open(part: np.ndarray | Path) -> np.ndarray:
+    return part if isinstance(part, np.ndarray) else _map_file(part)
 
 
-# A file stays open as long as it is mapped.
+# A file stays open while it is mapped.
 @lru_cache(_OPEN_FILES)
-def _mapped(path: Path) -> np.ndarray:
+def _map_file(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")

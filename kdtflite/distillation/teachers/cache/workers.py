@@ -9,26 +9,27 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from kdtflite.distillation.teachers.cache.manifest import summarize_missing
 from kdtflite.errors import ConfigurationError, KdtfliteError
 from kdtflite.progress import say
 
-__all__ = ["Workers", "this_worker"]
+__all__ = ["Workers", "find_worker"]
 
 _PATIENCE = 60.0  # seconds without a sign of life
 _BETWEEN_SIGNS = 2.0
 
 
-def this_worker(worker: tuple[int, int] | None) -> tuple[int, int]:
+def find_worker(worker: tuple[int, int] | None) -> tuple[int, int]:
     """Returns (index, count) of this process among those that write a cache together.
 
     Args:
-        worker: As the user said; None takes it from the tf.distribute strategy in scope.
+        worker: The user's choice; None takes it from the tf.distribute strategy in scope.
 
     Raises:
-        ConfigurationError: An index outside the count.
+        ConfigurationError: The index is outside the count.
     """
     if worker is None:
-        worker = _of_cluster(tf.distribute.get_strategy().cluster_resolver)
+        worker = _find_in_cluster(tf.distribute.get_strategy().cluster_resolver)
     index, count = worker
     if not 0 <= index < count:
         raise ConfigurationError(
@@ -42,7 +43,7 @@ class Workers:
     """Signs of life of the processes that write one cache, as files in its folder.
 
     Args:
-        folder: The cache's.
+        folder: The folder of the cache.
         worker: (index, count) of this process.
     """
 
@@ -51,43 +52,44 @@ class Workers:
         self.index, self.count = worker
         self._signed = 0.0
 
-    def has(self, part: int) -> bool:
-        """Whether this worker writes a part: every count-th is its own.
+    def owns(self, part: int) -> bool:
+        """Returns whether this worker writes a shard.
 
-        In turns rather than in ranges: a tf.data.Dataset need not know how long it is.
+        Workers take turns rather than ranges, since the length of a tf.data.Dataset may be unknown.
         """
         return part % self.count == self.index
 
     def sign(self) -> None:
-        """Tells the other workers that this one is at work."""
+        """Shows the other workers that this one is alive."""
         if self.count > 1 and time.monotonic() - self._signed > _BETWEEN_SIGNS:
             self._signed = time.monotonic()
             (self.folder / f".worker-{self.index}").write_text(str(os.getpid()))
 
-    def wait(self, missing: Callable[[], list[str]]) -> None:
-        """Returns when nothing is missing.
+    def wait(self, list_missing: Callable[[], list[str]]) -> None:
+        """Waits until nothing is missing.
 
         Raises:
-            KdtfliteError: Something is, and no other worker has given a sign of life for a minute.
+            KdtfliteError: No other worker has given a sign of life for a minute.
         """
-        left, signs, since = missing(), None, time.monotonic()
+        left, signs, since = list_missing(), None, time.monotonic()
         if left and self.count > 1:
             say(f"Teacher cache: waiting for other workers to write {len(left)} shards")
         while left:
-            now = self._signs(), left
+            now = self._read_signs(), left
             if now != signs:
                 signs, since = now, time.monotonic()
             if self.count == 1 or time.monotonic() - since > _PATIENCE:
                 raise KdtfliteError(
                     f"The teacher cache {self.folder} is not complete: worker {self.index} of "
-                    f"{self.count} has written its shards, but {_some(left)} missing, and no other "
-                    f"worker has given a sign of life for {_PATIENCE:.0f} s. Start the other "
-                    "workers again, or call cache_teacher with fewer; what is there is kept."
+                    f"{self.count} has written its shards, but {summarize_missing(left)} missing, "
+                    f"and no other worker has given a sign of life for {_PATIENCE:.0f} s. "
+                    "Start the other workers again, or call cache_teacher with fewer; what exists "
+                    "is kept."
                 )
             time.sleep(0.1)
-            left = missing()
+            left = list_missing()
 
-    def _signs(self) -> dict[str, int]:
+    def _read_signs(self) -> dict[str, int]:
         own = f".worker-{self.index}"
         return {
             path.name: path.stat().st_mtime_ns
@@ -96,7 +98,9 @@ class Workers:
         }
 
 
-def _of_cluster(resolver: tf.distribute.cluster_resolver.ClusterResolver | None) -> tuple[int, int]:
+def _find_in_cluster(
+    resolver: tf.distribute.cluster_resolver.ClusterResolver | None,
+) -> tuple[int, int]:
     if resolver is None or not resolver.task_type:
         return 0, 1
     jobs = resolver.cluster_spec().as_dict()
@@ -104,8 +108,3 @@ def _of_cluster(resolver: tf.distribute.cluster_resolver.ClusterResolver | None)
     tasks = [(job, task) for job in ("chief", "worker") for task in range(len(jobs.get(job, ())))]
     here = (resolver.task_type, resolver.task_id)
     return (tasks.index(here), len(tasks)) if here in tasks else (0, 1)
-
-
-def _some(left: list[str]) -> str:
-    more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-    return "; ".join(left[:3]) + more + (" are" if len(left) > 1 else " is")

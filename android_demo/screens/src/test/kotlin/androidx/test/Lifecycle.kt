@@ -1,5 +1,5 @@
-// What Robolectric asks of androidx.test, which only Google's repository has: nothing but names to
-// report to. Each file holds one package of it.
+// The part of androidx.test that Robolectric needs, as empty stand-ins: only Google's repository
+// has the library. Each file holds one of its packages.
 package androidx.test.runner.lifecycle
 
 import android.app.Activity

@@ -8,7 +8,7 @@ import android.widget.TextView
 import org.kdtflite.core.Classifier
 import org.kdtflite.core.ImageInput
 
-/** An answer: what the model saw, how long it took, the best three. */
+/** Shows an answer: the model's input, the time, the three best classes. */
 class AnswerPanel(private val root: View, private val sentences: Sentences) {
     private val seen = root.findViewById<ImageView>(R.id.seen)
     private val milliseconds = root.findViewById<TextView>(R.id.milliseconds)
@@ -27,12 +27,12 @@ class AnswerPanel(private val root: View, private val sentences: Sentences) {
         val bitmap = Bitmap.createBitmap(
             image.argb(answer.pixels), image.width, image.height, Bitmap.Config.ARGB_8888,
         )
-        // Pixels stay squares.
+        // Keep pixels square.
         seen.setImageDrawable(
             BitmapDrawable(root.resources, bitmap).apply { isFilterBitmap = false },
         )
-        seen.contentDescription = sentences.seen(image)
-        milliseconds.text = sentences.milliseconds(answer.milliseconds)
+        seen.contentDescription = sentences.describeInput(image)
+        milliseconds.text = sentences.formatMilliseconds(answer.milliseconds)
         bars.show(answer.top)
     }
 }

@@ -8,7 +8,7 @@ import android.util.TypedValue
 import android.view.View
 import org.kdtflite.core.Ranked
 
-/** The best classes, a bar each. */
+/** The best classes, with one bar each. */
 class BarsView(context: Context, attributes: AttributeSet?) : View(context, attributes) {
     private var top: List<Ranked> = emptyList()
     private val sentences = (context.applicationContext as DemoApplication).sentences
@@ -22,7 +22,7 @@ class BarsView(context: Context, attributes: AttributeSet?) : View(context, attr
 
     fun show(top: List<Ranked>) {
         this.top = top
-        contentDescription = sentences.spoken(top)
+        contentDescription = sentences.describeAnswer(top)
         invalidate()
     }
 
@@ -34,9 +34,9 @@ class BarsView(context: Context, attributes: AttributeSet?) : View(context, attr
         for ((i, ranked) in top.take(ROWS).withIndex()) {
             val base = i * ROW * line + line
             text.textAlign = Paint.Align.LEFT
-            canvas.drawText(sentences.label(ranked), 0f, base, text)
+            canvas.drawText(sentences.formatLabel(ranked), 0f, base, text)
             text.textAlign = Paint.Align.RIGHT
-            canvas.drawText(sentences.score(ranked), right, base, text)
+            canvas.drawText(sentences.formatScore(ranked), right, base, text)
             val (from, to) = base + line * 0.4f to base + line * 0.8f
             canvas.drawRect(0f, from, right, to, track)
             canvas.drawRect(0f, from, right * ranked.share.coerceIn(0f, 1f), to, bar)

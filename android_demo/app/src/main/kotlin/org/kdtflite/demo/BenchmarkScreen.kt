@@ -5,7 +5,7 @@ import android.content.Intent
 import android.view.View
 import android.widget.TextView
 
-/** Benchmark: how fast the model is on this device. */
+/** Measures how fast the model runs on this device. */
 class BenchmarkScreen(activity: Activity, private val app: DemoApplication) : Screen {
     override val root: View = activity.layoutInflater.inflate(R.layout.screen_benchmark, null)
     private val session = app.session

@@ -2,7 +2,7 @@ package org.kdtflite.demo
 
 import android.app.Application
 
-/** Holds what must outlive a rotation. */
+/** Holds everything that must survive a rotation. */
 class DemoApplication : Application() {
     val store: Store by lazy { Store(this) }
     val sentences: Sentences by lazy { Sentences(this) }

@@ -4,7 +4,7 @@ import android.app.Activity
 import android.view.View
 import org.kdtflite.core.Classifier
 
-/** Draw: answers as the finger lifts. */
+/** A canvas; classifies the drawing when the finger lifts. */
 class DrawScreen(activity: Activity, app: DemoApplication) : Screen {
     override val root: View = activity.layoutInflater.inflate(R.layout.screen_draw, null)
     private val session = app.session
@@ -19,7 +19,7 @@ class DrawScreen(activity: Activity, app: DemoApplication) : Screen {
     }
 
     override fun refresh() {
-        // Another model, or a drawing that came back after a rotation.
+        // Another model, or a drawing restored after a rotation.
         if (session.open?.classifier !== answered) classify()
     }
 
@@ -28,9 +28,9 @@ class DrawScreen(activity: Activity, app: DemoApplication) : Screen {
         if (canvas.isEmpty) return panel.hide()
         val gray = canvas.gray()
         session.classify(
-            { it.drawingBytes(gray, DrawingView.SIDE, DrawingView.SIDE) },
+            { it.preprocessDrawing(gray, DrawingView.SIDE, DrawingView.SIDE) },
             { answer ->
-                // The canvas may have been cleared meanwhile.
+                // The canvas may have been cleared in the meantime.
                 if (answer == null || canvas.isEmpty) panel.hide()
                 else session.open?.let { panel.show(it.classifier.image, answer) }
             },

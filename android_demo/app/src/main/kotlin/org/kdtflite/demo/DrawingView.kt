@@ -13,12 +13,12 @@ import android.util.TypedValue
 import android.view.MotionEvent
 import android.view.View
 
-/** A square to draw on, white on black as MNIST is. Strokes are kept over a rotation. */
+/** A square canvas, white on black like MNIST. Strokes survive a rotation. */
 class DrawingView(context: Context, attributes: AttributeSet?) : View(context, attributes) {
-    /** Called as the finger lifts, and after a stroke is taken back. */
+    /** Called when the finger lifts, and after a stroke is undone. */
     var onDrawn: () -> Unit = {}
 
-    // Points as x, y in shares of the side, so that a rotation keeps the drawing.
+    // Points as x, y in fractions of the side, so that a rotation keeps the drawing.
     private val strokes = mutableListOf<MutableList<Float>>()
     private val paint = Paint(Paint.ANTI_ALIAS_FLAG).apply {
         color = Color.WHITE
@@ -48,21 +48,21 @@ class DrawingView(context: Context, attributes: AttributeSet?) : View(context, a
 
     fun clear() {
         strokes.clear()
-        changed()
+        notifyChanged()
     }
 
     fun undo() {
         strokes.removeLastOrNull()
-        changed()
+        notifyChanged()
     }
 
-    private fun changed() {
+    private fun notifyChanged() {
         invalidate()
         onDrawn()
     }
 
     override fun onMeasure(width: Int, height: Int) {
-        // In landscape the whole square must fit on the screen.
+        // In landscape, the whole square must fit on the screen.
         val room = resources.displayMetrics.heightPixels * 6 / 10
         val side = minOf(MeasureSpec.getSize(width), room)
         setMeasuredDimension(side, side)
@@ -94,7 +94,7 @@ class DrawingView(context: Context, attributes: AttributeSet?) : View(context, a
                 add(event.x, event.y)
             }
             MotionEvent.ACTION_MOVE -> {
-                // Between two frames a finger has been at several places.
+                // A finger visits several points between two frames.
                 for (i in 0 until event.historySize) {
                     add(event.getHistoricalX(i), event.getHistoricalY(i))
                 }
@@ -126,7 +126,7 @@ class DrawingView(context: Context, attributes: AttributeSet?) : View(context, a
         strokes.forEachIndexed { i, stroke -> putFloatArray("$i", stroke.toFloatArray()) }
     }
 
-    @Suppress("DEPRECATION") // The other form is of API 33.
+    @Suppress("DEPRECATION") // The other overload needs API 33.
     override fun onRestoreInstanceState(state: Parcelable?) {
         val saved = state as? Bundle ?: return super.onRestoreInstanceState(state)
         super.onRestoreInstanceState(saved.getParcelable(SUPER))
@@ -134,13 +134,13 @@ class DrawingView(context: Context, attributes: AttributeSet?) : View(context, a
         for (i in 0 until saved.getInt(COUNT)) {
             strokes += saved.getFloatArray("$i")!!.toMutableList()
         }
-        changed()
+        notifyChanged()
     }
 
     companion object {
-        /** Pixels a side of what the model's image is made of. */
+        /** Side in pixels of the drawing from which the model's image is made. */
         const val SIDE = 280
-        private const val PEN = 0.08f // as thick as MNIST's strokes once scaled
+        private const val PEN = 0.08f // as thick as MNIST's strokes after scaling
         private const val SUPER = "super"
         private const val COUNT = "count"
     }

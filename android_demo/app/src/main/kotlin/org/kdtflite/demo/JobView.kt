@@ -4,7 +4,7 @@ import android.view.View
 import android.widget.ProgressBar
 import android.widget.TextView
 
-/** Run, cancel and the progress of a job. */
+/** The buttons and the progress of a job. */
 class JobView(
     root: View,
     private val job: Session.Job,
@@ -25,15 +25,15 @@ class JobView(
         this.cancel.setOnClickListener { job.cancel() }
     }
 
-    /** @param possible Whether there is anything to run. */
+    /** @param possible Whether there is something to run. */
     fun refresh(possible: Boolean) {
         run.isEnabled = possible && !job.isRunning
         cancel.isEnabled = job.isRunning
         progress.visibility = if (job.isRunning) View.VISIBLE else View.INVISIBLE
         progress.max = job.all
         progress.progress = job.done
-        // Steps are said by the bar alone: TalkBack would read each of them.
+        // Only the bar shows the steps: TalkBack would read each of them aloud.
         state.text = if (job.isRunning) null else job.problem
-        progress.contentDescription = sentences.progress(job.done, job.all)
+        progress.contentDescription = sentences.describeProgress(job.done, job.all)
     }
 }

@@ -10,16 +10,16 @@ import org.kdtflite.core.TensorSpec
 import org.tensorflow.lite.Interpreter
 import org.tensorflow.lite.Tensor
 
-/** A file in LiteRT's interpreter. Holds no class of Android, so that a JVM can run it. */
+/** A file in LiteRT's interpreter. Uses no Android class, so that a JVM can run it. */
 class LiteRtEngine private constructor(
-    // The interpreter reads the weights where they are: the buffer must live as long.
+    // The interpreter reads the weights in place: the buffer must live as long as it does.
     private val content: ByteBuffer,
     private val interpreter: Interpreter,
     override val inputs: List<TensorSpec>,
     override val outputs: List<TensorSpec>,
 ) : Engine {
     override fun run(inputs: List<ByteBuffer>, outputs: List<ByteBuffer>) {
-        // From where the position is, the interpreter would read zeros without a word.
+        // The interpreter reads from the position on, and would silently read zeros.
         (inputs + outputs).forEach { it.rewind() }
         interpreter.runForMultipleInputsOutputs(
             inputs.toTypedArray(), outputs.indices.associateWith { outputs[it] },
@@ -59,9 +59,9 @@ class LiteRtEngine private constructor(
 
         private fun spec(model: ModelFile, tensor: Tensor): TensorSpec {
             val type = tensor.dataType().name
-            val dtype = DType.named(type)
+            val dtype = DType.fromName(type)
                 ?: throw Refusal(Refusal.Reason.DTYPE, model.name, tensor.name(), type.lowercase())
-            // A scale of 0 stands for none.
+            // A scale of 0 means that the tensor has no scale.
             val quantization = tensor.quantizationParams()
             val scale = quantization.scale.takeIf { it > 0 && dtype.isInteger }
             return TensorSpec(

@@ -8,7 +8,7 @@ import android.widget.FrameLayout
 import android.widget.RadioGroup
 import android.widget.TextView
 
-/** The five screens and what is said above them. */
+/** The five screens and the notice above them. */
 class MainActivity : Activity() {
     private lateinit var app: DemoApplication
     private lateinit var screens: Map<Int, Screen>
@@ -28,7 +28,7 @@ class MainActivity : Activity() {
             R.id.tab_benchmark to BenchmarkScreen(this, app),
             R.id.tab_self_test to SelfTestScreen(this, app),
         )
-        // All at once, so that the system keeps the state of each.
+        // All of them, so that the system saves the state of each.
         val frame = findViewById<FrameLayout>(R.id.screens)
         screens.values.forEach { frame.addView(it.root) }
         tabs.setOnCheckedChangeListener { _, tab -> show(tab) }
@@ -52,10 +52,10 @@ class MainActivity : Activity() {
         app.session.onChange = {}
     }
 
-    // The activity's own form: androidx, which has another, is not used.
+    // The activity's own callback: androidx, which has another one, is not used.
     override fun onActivityResult(request: Int, result: Int, data: Intent?) {
         if (result == RESULT_OK && data != null) {
-            screens.values.forEach { it.picked(request, data) }
+            screens.values.forEach { it.onPicked(request, data) }
         }
     }
 

@@ -5,7 +5,7 @@ import android.content.Intent
 import android.view.View
 import android.widget.TextView
 
-/** Any model: what the file says of itself, and what was assumed. */
+/** The file's metadata, and the assumptions where it has none. */
 class ModelScreen(activity: Activity, private val app: DemoApplication) : Screen {
     override val root: View = activity.layoutInflater.inflate(R.layout.screen_model, null)
     private val lines = root.findViewById<TextView>(R.id.model_lines)
@@ -18,13 +18,13 @@ class ModelScreen(activity: Activity, private val app: DemoApplication) : Screen
         bundled.setOnClickListener { app.session.openBundled() }
     }
 
-    override fun picked(request: Int, data: Intent) {
+    override fun onPicked(request: Int, data: Intent) {
         if (request == Request.MODEL) data.data?.let(app.session::open)
     }
 
     override fun refresh() {
         val open = app.session.open
-        lines.text = open?.let { app.sentences.model(it.classifier).joinToString("\n") }
+        lines.text = open?.let { app.sentences.describeModel(it.classifier).joinToString("\n") }
         bundled.isEnabled = open?.isBundled == false
     }
 }

@@ -9,18 +9,18 @@ import java.io.IOException
 import org.kdtflite.core.ImageInput
 import org.kdtflite.core.Refusal
 
-/** A picture from the gallery, the right way up, at most about twice [SHOWN] pixels a side. */
+/** A picture from the gallery, upright, at most about twice [SHOWN] pixels on each side. */
 class Picture private constructor(val bitmap: Bitmap) {
-    /** The middle of the picture in the size that a model takes, as bytes. */
+    /** Returns the center of the picture as bytes, in the size that the model expects. */
     fun bytes(image: ImageInput): ByteArray {
-        // The largest part of the middle with the model's proportions.
+        // The largest central part with the model's proportions.
         val width = minOf(bitmap.width, bitmap.height * image.width / image.height).coerceAtLeast(1)
         val height =
             minOf(bitmap.height, bitmap.width * image.height / image.width).coerceAtLeast(1)
         var part = Bitmap.createBitmap(
             bitmap, (bitmap.width - width) / 2, (bitmap.height - height) / 2, width, height,
         )
-        // By halves first: a filter looks at four pixels only and would leave out the others.
+        // Halve it first: the filter reads only four pixels and would skip the others.
         while (part.width >= 2 * image.width && part.height >= 2 * image.height) {
             part = Bitmap.createScaledBitmap(part, part.width / 2, part.height / 2, true)
         }
@@ -46,17 +46,17 @@ class Picture private constructor(val bitmap: Bitmap) {
             val bitmap = BitmapFactory.decodeFile(file.path, options)
                 ?: throw Refusal(Refusal.Reason.NO_PICTURE, file.name)
             val upright = Bitmap.createBitmap(
-                bitmap, 0, 0, bitmap.width, bitmap.height, turned(file), true,
+                bitmap, 0, 0, bitmap.width, bitmap.height, readRotation(file), true,
             )
             return Picture(upright)
         }
 
-        private fun turned(file: File): Matrix {
+        private fun readRotation(file: File): Matrix {
             val orientation = try {
                 ExifInterface(file.path).getAttributeInt(
                     ExifInterface.TAG_ORIENTATION, ExifInterface.ORIENTATION_NORMAL,
                 )
-            } catch (_: IOException) { // no JPEG
+            } catch (_: IOException) { // not a JPEG
                 ExifInterface.ORIENTATION_NORMAL
             }
             return Matrix().apply {

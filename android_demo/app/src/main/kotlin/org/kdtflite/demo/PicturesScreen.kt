@@ -6,7 +6,7 @@ import android.view.View
 import android.widget.ImageView
 import org.kdtflite.core.Classifier
 
-/** Pictures: the middle of an image from the gallery. */
+/** Classifies the center of a picture from the gallery. */
 class PicturesScreen(private val activity: Activity, private val app: DemoApplication) : Screen {
     override val root: View = activity.layoutInflater.inflate(R.layout.screen_pictures, null)
     private val session = app.session
@@ -20,13 +20,13 @@ class PicturesScreen(private val activity: Activity, private val app: DemoApplic
         }
     }
 
-    override fun picked(request: Int, data: Intent) {
+    override fun onPicked(request: Int, data: Intent) {
         if (request != Request.PICTURE) return
         data.data?.let { uri -> classify { app.store.keepPicture(uri) } }
     }
 
     override fun refresh() {
-        // Another model, or the picture of before a rotation or the process' death.
+        // Another model, or the picture from before a rotation or the death of the process.
         if (session.open?.classifier === answered) return
         answered = session.open?.classifier
         if (app.store.picture.exists()) classify {}

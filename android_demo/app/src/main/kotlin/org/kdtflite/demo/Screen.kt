@@ -8,14 +8,14 @@ import android.view.View
 interface Screen {
     val root: View
 
-    /** Shows what the session holds; called after each change. */
+    /** Shows the state of the session; called after each change. */
     fun refresh() {}
 
-    /** Takes what the picker gave for a request of this screen. */
-    fun picked(request: Int, data: Intent) {}
+    /** Handles the picker's answer to a request of this screen. */
+    fun onPicked(request: Int, data: Intent) {}
 }
 
-/** Asks the system for a file; needs no permission. */
+/** Asks the system's picker for a file; needs no permission. */
 fun Activity.pick(request: Int, type: String) {
     val intent = Intent(Intent.ACTION_OPEN_DOCUMENT)
         .addCategory(Intent.CATEGORY_OPENABLE).setType(type)

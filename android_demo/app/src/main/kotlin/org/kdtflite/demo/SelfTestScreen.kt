@@ -5,7 +5,7 @@ import android.content.Intent
 import android.view.View
 import android.widget.TextView
 
-/** Self-test: whether this device gives the very answers that Python gave. */
+/** Tests whether this device gives the same answers as Python. */
 class SelfTestScreen(activity: Activity, private val app: DemoApplication) : Screen {
     override val root: View = activity.layoutInflater.inflate(R.layout.screen_self_test, null)
     private val session = app.session
@@ -21,7 +21,7 @@ class SelfTestScreen(activity: Activity, private val app: DemoApplication) : Scr
         }
     }
 
-    override fun picked(request: Int, data: Intent) {
+    override fun onPicked(request: Int, data: Intent) {
         if (request == Request.GOLDEN) data.data?.let(session::openGolden)
     }
 

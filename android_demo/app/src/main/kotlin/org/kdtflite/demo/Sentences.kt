@@ -11,9 +11,9 @@ import org.kdtflite.core.Ranked
 import org.kdtflite.core.Refusal
 import org.kdtflite.core.SelfTest
 
-/** Everything that the app says in more than a word, from its resources. */
+/** All texts of the app that are longer than a word, from its resources. */
 class Sentences(private val context: Context) {
-    fun refused(failed: Throwable): String {
+    fun explain(failed: Throwable): String {
         if (failed !is Refusal) return say(R.string.refused_unknown, "${failed.message ?: failed}")
         val sentence = when (failed.reason) {
             Refusal.Reason.NOT_READABLE -> R.string.refused_not_readable
@@ -31,10 +31,10 @@ class Sentences(private val context: Context) {
         return say(sentence, *failed.details)
     }
 
-    fun formerGoesOn(failed: Throwable): String = say(R.string.former_goes_on, refused(failed))
+    fun explainRefusal(failed: Throwable): String = say(R.string.current_stays, explain(failed))
 
-    /** What a file is, a line each. */
-    fun model(classifier: Classifier): List<String> {
+    /** Describes a file in several lines. */
+    fun describeModel(classifier: Classifier): List<String> {
         val (model, metadata, image) =
             Triple(classifier.model, classifier.metadata, classifier.image)
         return buildList {
@@ -42,7 +42,7 @@ class Sentences(private val context: Context) {
             add(say(R.string.model_digest, model.sha256))
             add(say(R.string.model_input, "${image.spec}"))
             add(say(R.string.model_output, "${classifier.output}"))
-            add(normalisation(image))
+            add(describeNormalization(image))
             metadata.problem?.let { add(say(R.string.model_damaged_metadata, it)) }
             if (!metadata.isPresent && metadata.problem == null) {
                 add(say(R.string.model_no_metadata))
@@ -60,34 +60,34 @@ class Sentences(private val context: Context) {
         }
     }
 
-    private fun normalisation(image: ImageInput): String = when (image.assumption) {
-        null -> say(R.string.model_normalisation, plain(image.mean), plain(image.std))
+    private fun describeNormalization(image: ImageInput): String = when (image.assumption) {
+        null -> say(R.string.model_normalization, format(image.mean), format(image.std))
         ImageInput.Assumption.ZERO_TO_ONE -> say(R.string.model_assumed_unit)
         ImageInput.Assumption.MINUS_ONE_TO_ONE -> say(R.string.model_assumed_signed)
         ImageInput.Assumption.PIXELS -> say(R.string.model_assumed_pixels)
     }
 
-    private fun plain(values: List<Float>): String =
+    private fun format(values: List<Float>): String =
         if (values.distinct().size == 1) "${values[0]}" else "$values"
 
-    fun label(ranked: Ranked): String =
+    fun formatLabel(ranked: Ranked): String =
         if (ranked.tied) say(R.string.answer_tied, ranked.label) else ranked.label
 
-    fun score(ranked: Ranked): String = say(R.string.answer_score, ranked.score)
+    fun formatScore(ranked: Ranked): String = say(R.string.answer_score, ranked.score)
 
-    /** The best classes for TalkBack. */
-    fun spoken(top: List<Ranked>): String = buildList {
-        for (one in top) add(say(R.string.answer_line, one.label, score(one), 100 * one.share))
+    /** Describes the best classes for TalkBack. */
+    fun describeAnswer(top: List<Ranked>): String = buildList {
+        for (one in top) add(say(R.string.answer_line, one.label, formatScore(one), 100 * one.share))
         if (top.any { it.tied }) add(say(R.string.tied))
     }.joinToString("; ")
 
-    fun milliseconds(value: Double): String = say(R.string.milliseconds, value)
+    fun formatMilliseconds(value: Double): String = say(R.string.milliseconds, value)
 
-    fun seen(image: ImageInput): String = say(R.string.seen, image.width, image.height)
+    fun describeInput(image: ImageInput): String = say(R.string.seen, image.width, image.height)
 
-    fun progress(done: Int, all: Int): String = say(R.string.progress, done, all)
+    fun describeProgress(done: Int, all: Int): String = say(R.string.progress, done, all)
 
-    fun benchmark(model: ModelFile, rows: List<Benchmark.Row>): String = Benchmark.text(
+    fun describeBenchmark(model: ModelFile, rows: List<Benchmark.Row>): String = Benchmark.format(
         listOf(
             say(R.string.benchmark_header, model.name, model.size),
             say(
@@ -98,9 +98,9 @@ class Sentences(private val context: Context) {
         rows,
     )
 
-    fun selfTest(report: SelfTest.Report): String = buildList {
+    fun describeSelfTest(report: SelfTest.Report): String = buildList {
         add(say(if (report.passes) R.string.self_test_passes else R.string.self_test_fails))
-        for (outcome in report.outcomes) add(outcome(report, outcome))
+        for (outcome in report.outcomes) add(describeOutcome(report, outcome))
         val values = report.quantizerValues
         add(say(R.string.self_test_quantizer, values - report.quantizerWrong, values))
         val samples = report.samples
@@ -108,7 +108,7 @@ class Sentences(private val context: Context) {
         add(say(R.string.self_test_outputs, samples - report.dequantizedWrong, samples))
     }.joinToString("\n")
 
-    private fun outcome(report: SelfTest.Report, outcome: SelfTest.Outcome): String {
+    private fun describeOutcome(report: SelfTest.Report, outcome: SelfTest.Outcome): String {
         val kernels = say(
             if (outcome.kernels == Kernels.XNNPACK) R.string.kernels_xnnpack
             else R.string.kernels_built_in

@@ -13,11 +13,11 @@ import org.kdtflite.core.ModelFile
 import org.kdtflite.core.SelfTest
 
 /**
- * The model in use and the work on it. Outlives activities; its fields are the main thread's, the
- * interpreter is [answers]' alone.
+ * The current model and the work on it. It outlives activities. Only the main thread uses its
+ * fields, and only [answers] uses the interpreter.
  */
 class Session(private val store: Store, private val sentences: Sentences) {
-    /** A model that is open. */
+    /** An open model. */
     class Open(val classifier: Classifier, val golden: GoldenVectors?, val isBundled: Boolean) {
         val model: ModelFile get() = classifier.model
     }
@@ -26,7 +26,7 @@ class Session(private val store: Store, private val sentences: Sentences) {
     private val answers = Executors.newSingleThreadExecutor()
     private val long = Executors.newSingleThreadExecutor()
 
-    /** Called on the main thread after whatever is shown has changed. */
+    /** Called on the main thread after any change of what the screens show. */
     var onChange: () -> Unit = {}
 
     var open: Open? = null
@@ -35,46 +35,46 @@ class Session(private val store: Store, private val sentences: Sentences) {
     /** One sentence for the user, or null. */
     val notice: String? get() = refused ?: failed
 
-    // What became of the last file, and of the last image.
+    // Why the last file and the last image failed, or null.
     private var refused: String? = null
     private var failed: String? = null
 
-    // After the process' death the picker's answer may come before the model is open.
-    private var waiting: (() -> Unit)? = null
+    // After the death of the process, the picker's answer may come before the model is open.
+    private var pending: (() -> Unit)? = null
 
     val benchmark = Job()
     val selfTest = Job()
 
     init {
-        load(keep = false) { store.opened() }
+        load(keep = false) { store.readOpened() }
     }
 
-    /** Opens another model; what is refused leaves the former. */
-    fun open(uri: Uri) = load(keep = true) { store.model(uri) }
+    /** Opens another model; after a refusal the current one stays. */
+    fun open(uri: Uri) = load(keep = true) { store.readModel(uri) }
 
     fun openBundled() = load(keep = true) { null }
 
     fun openGolden(uri: Uri) {
         val current = open
         if (current == null) {
-            waiting = { openGolden(uri) }
+            pending = { openGolden(uri) }
             return
         }
         answers.execute {
             val read = runCatching {
-                val (golden, text) = store.golden(uri)
-                // Refuses vectors of another model before they replace those that are there.
+                val (golden, text) = store.readGolden(uri)
+                // Refuses vectors of another model before they replace the current ones.
                 SelfTest(current.model, golden, LiteRtEngine).run { _, _ -> false }
                 store.keepGolden(text)
                 golden
             }
             main.post {
-                // Another model may have been opened meanwhile.
+                // Another model may have been opened in the meantime.
                 if (open === current) {
                     read.onSuccess { golden ->
                         open = Open(current.classifier, golden, current.isBundled)
                     }
-                    refused = read.exceptionOrNull()?.let(sentences::refused)
+                    refused = read.exceptionOrNull()?.let(sentences::explain)
                 }
                 onChange()
             }
@@ -82,23 +82,23 @@ class Session(private val store: Store, private val sentences: Sentences) {
     }
 
     /**
-     * Answers an image.
+     * Classifies an image.
      *
      * @param bytes Makes its bytes, off the main thread.
-     * @param show Called on the main thread with the answer, or with null where it failed.
+     * @param show Called on the main thread with the answer, or with null if it failed.
      */
     fun classify(bytes: (Classifier) -> ByteArray, show: (Classifier.Answer?) -> Unit) {
         val current = open
         if (current == null) {
-            waiting = { classify(bytes, show) }
+            pending = { classify(bytes, show) }
             return
         }
         answers.execute {
             val answer = runCatching { current.classifier.classify(bytes(current.classifier)) }
             main.post {
-                // An answer of a model that is no longer shown would be misleading.
+                // An answer from a model that is no longer current would be misleading.
                 if (open?.classifier === current.classifier) {
-                    failed = answer.exceptionOrNull()?.let(sentences::refused)
+                    failed = answer.exceptionOrNull()?.let(sentences::explain)
                     show(answer.getOrNull())
                 }
                 onChange()
@@ -111,7 +111,7 @@ class Session(private val store: Store, private val sentences: Sentences) {
         benchmark.start { progress ->
             Benchmark(model, LiteRtEngine, Debug::getNativeHeapAllocatedSize)
                 .run(progress = progress)
-                ?.let { store.keepResult(BENCHMARK, model, sentences.benchmark(model, it)) }
+                ?.let { store.keepResult(BENCHMARK, model, sentences.describeBenchmark(model, it)) }
         }
     }
 
@@ -120,14 +120,14 @@ class Session(private val store: Store, private val sentences: Sentences) {
         val golden = current.golden ?: return
         selfTest.start { progress ->
             SelfTest(current.model, golden, LiteRtEngine).run(progress)
-                ?.let { store.keepResult(SELF_TEST, current.model, sentences.selfTest(it)) }
+                ?.let { store.keepResult(SELF_TEST, current.model, sentences.describeSelfTest(it)) }
         }
     }
 
-    /** What was measured of the open model, or null. */
-    val benchmarkText: String? get() = open?.let { store.result(BENCHMARK, it.model) }
+    /** The last measurement of the open model, or null. */
+    val benchmarkText: String? get() = open?.let { store.readResult(BENCHMARK, it.model) }
 
-    val selfTestText: String? get() = open?.let { store.result(SELF_TEST, it.model) }
+    val selfTestText: String? get() = open?.let { store.readResult(SELF_TEST, it.model) }
 
     private fun load(keep: Boolean, read: () -> ModelFile?) {
         benchmark.cancel()
@@ -136,10 +136,10 @@ class Session(private val store: Store, private val sentences: Sentences) {
         onChange()
         val isFirst = open == null
         answers.execute {
-            val opened = runCatching { opened(read(), keep) }
-            // Only if nothing goes on: the copy of the last start may be damaged.
+            val opened = runCatching { prepare(read(), keep) }
+            // Only if no model is open: the copy from the last start may be damaged.
             val instead = if (opened.isFailure && isFirst) {
-                runCatching { opened(null, keep = false) }
+                runCatching { prepare(null, keep = false) }
             } else null
             main.post {
                 val next = opened.getOrNull() ?: instead?.getOrNull()
@@ -152,31 +152,31 @@ class Session(private val store: Store, private val sentences: Sentences) {
                 failed = null
                 refused = when {
                     reason == null -> null
-                    open == null -> sentences.refused(reason)
-                    else -> sentences.formerGoesOn(reason)
+                    open == null -> sentences.explain(reason)
+                    else -> sentences.explainRefusal(reason)
                 }
-                if (open != null) waiting?.also { waiting = null }?.invoke()
+                if (open != null) pending?.also { pending = null }?.invoke()
                 onChange()
             }
         }
     }
 
-    private fun opened(given: ModelFile?, keep: Boolean): Open {
-        val classifier = Classifier.open(given ?: store.bundled(), LiteRtEngine)
+    private fun prepare(given: ModelFile?, keep: Boolean): Open {
+        val classifier = Classifier.open(given ?: store.readBundled(), LiteRtEngine)
         if (keep) {
             runCatching { store.keep(given) }.onFailure {
                 classifier.close()
                 throw it
             }
         }
-        // Damaged vectors are no reason to refuse the model.
+        // Damaged vectors are not a reason to refuse the model.
         val golden = runCatching {
-            if (given == null) store.bundledGolden() else store.openedGolden()
+            if (given == null) store.readBundledGolden() else store.readOpenedGolden()
         }
         return Open(classifier, golden.getOrNull(), isBundled = given == null)
     }
 
-    /** Work of seconds with progress, one at a time. */
+    /** Work that takes seconds, with progress; one job at a time. */
     inner class Job {
         var isRunning = false
             private set
@@ -187,17 +187,17 @@ class Session(private val store: Store, private val sentences: Sentences) {
         var problem: String? = null
             private set
 
-        @Volatile private var isCancelled = false
+        @Volatile private var isCanceled = false
 
         fun cancel() {
-            isCancelled = true
+            isCanceled = true
         }
 
-        /** @param work Gives null where [cancel] ended it. */
+        /** @param work Returns null if [cancel] stopped it. */
         internal fun start(work: (progress: (Int, Int) -> Boolean) -> Unit?) {
             if (isRunning) return
             isRunning = true
-            isCancelled = false
+            isCanceled = false
             done = 0
             problem = null
             onChange()
@@ -207,8 +207,8 @@ class Session(private val store: Store, private val sentences: Sentences) {
                     isRunning = false
                     val failed = finished.exceptionOrNull()
                     problem = when {
-                        failed != null -> sentences.refused(failed)
-                        finished.getOrNull() == null -> sentences.say(R.string.cancelled)
+                        failed != null -> sentences.explain(failed)
+                        finished.getOrNull() == null -> sentences.say(R.string.canceled)
                         else -> null
                     }
                     onChange()
@@ -228,7 +228,7 @@ class Session(private val store: Store, private val sentences: Sentences) {
                     onChange()
                 }
             }
-            return !isCancelled
+            return !isCanceled
         }
     }
 

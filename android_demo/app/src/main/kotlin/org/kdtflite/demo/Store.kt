@@ -12,43 +12,43 @@ import org.kdtflite.core.ModelFile
 import org.kdtflite.core.Refusal
 
 /**
- * What must outlive the process: copies of the model, the golden vectors and the picture that were
- * opened (the picker's permission to read them ends with the activity), and results.
+ * Keeps what must survive the process: results, and copies of the opened model, golden vectors and
+ * picture, because the picker's permission to read them ends with the activity.
  */
 class Store(private val context: Context) {
     private val opened = File(context.noBackupFilesDir, "opened.tflite")
     private val openedGolden = File(context.noBackupFilesDir, "opened.json")
     private val values = context.getSharedPreferences("demo", Context.MODE_PRIVATE)
 
-    /** The picture that was chosen; may not exist. */
+    /** The chosen picture; may not exist. */
     val picture = File(context.cacheDir, "picture")
 
-    /** The model that came with the app. */
-    fun bundled(): ModelFile =
-        context.assets.open(MODEL).use { ModelFile.read(bundledName(), it) }
+    /** Reads the model that comes with the app. */
+    fun readBundled(): ModelFile =
+        context.assets.open(MODEL).use { ModelFile.read(readBundledName(), it) }
 
-    fun bundledGolden(): GoldenVectors? = try {
-        GoldenVectors.parse(context.assets.open(GOLDEN).use { text(it) })
+    fun readBundledGolden(): GoldenVectors? = try {
+        GoldenVectors.parse(context.assets.open(GOLDEN).use { readText(it) })
     } catch (_: FileNotFoundException) {
         null
     }
 
-    /** The model that was opened last, or null. */
-    fun opened(): ModelFile? = if (!opened.exists()) null else
+    /** Reads the model that was opened last, or returns null. */
+    fun readOpened(): ModelFile? = if (!opened.exists()) null else
         opened.inputStream().use { ModelFile.read(values.getString(NAME, null) ?: opened.name, it) }
 
-    fun openedGolden(): GoldenVectors? = if (!openedGolden.exists()) null else
-        GoldenVectors.parse(openedGolden.inputStream().use { text(it) })
+    fun readOpenedGolden(): GoldenVectors? = if (!openedGolden.exists()) null else
+        GoldenVectors.parse(openedGolden.inputStream().use { readText(it) })
 
-    /** Reads a file that the picker gave. */
-    fun model(uri: Uri): ModelFile = read(uri) { name, stream -> ModelFile.read(name, stream) }
+    /** Reads a file from the picker. */
+    fun readModel(uri: Uri): ModelFile = read(uri) { name, stream -> ModelFile.read(name, stream) }
 
-    fun golden(uri: Uri): Pair<GoldenVectors, String> = read(uri) { _, stream ->
-        val text = text(stream)
+    fun readGolden(uri: Uri): Pair<GoldenVectors, String> = read(uri) { _, stream ->
+        val text = readText(stream)
         GoldenVectors.parse(text) to text
     }
 
-    /** Keeps the model for the next start; null goes back to the bundled one. */
+    /** Keeps the model for the next start; null returns to the bundled one. */
     fun keep(model: ModelFile?) {
         if (model == null) opened.delete()
         else {
@@ -65,18 +65,18 @@ class Store(private val context: Context) {
         replace(picture) { file -> file.outputStream().use { stream.copyTo(it) } }
     }
 
-    /** A result as text, kept with the digest of the model that it is of. */
-    fun result(kind: String, model: ModelFile): String? =
+    /** Reads a result as text, stored under the digest of its model. */
+    fun readResult(kind: String, model: ModelFile): String? =
         values.getString("$kind ${model.sha256}", null)
 
     fun keepResult(kind: String, model: ModelFile, text: String) =
         values.edit().putString("$kind ${model.sha256}", text).apply()
 
     private fun <T> read(uri: Uri, use: (String, InputStream) -> T): T {
-        val name = name(uri)
+        val name = readName(uri)
         try {
             val stream = context.contentResolver.openInputStream(uri)
-                ?: throw FileNotFoundException("nothing is there.")
+                ?: throw FileNotFoundException("no such file.")
             return stream.use { use(name, it) }
         } catch (failed: IOException) {
             throw Refusal(Refusal.Reason.NOT_READABLE, name, failed.message ?: "$failed")
@@ -85,27 +85,27 @@ class Store(private val context: Context) {
         }
     }
 
-    private fun name(uri: Uri): String {
+    private fun readName(uri: Uri): String {
         val column = arrayOf(OpenableColumns.DISPLAY_NAME)
         return context.contentResolver.query(uri, column, null, null, null)?.use {
             if (it.moveToFirst()) it.getString(0) else null
         } ?: uri.lastPathSegment ?: "$uri"
     }
 
-    private fun bundledName(): String = try {
-        context.assets.open(MODEL_NAME).use { text(it) }.trim()
+    private fun readBundledName(): String = try {
+        context.assets.open(MODEL_NAME).use { readText(it) }.trim()
     } catch (_: FileNotFoundException) {
         MODEL
     }
 
-    /** Whole or not at all. */
+    /** Writes the whole file or nothing. */
     private fun replace(file: File, write: (File) -> Unit) {
         val part = File(file.path + ".part")
         write(part)
         if (!part.renameTo(file)) throw IOException("$file cannot be written.")
     }
 
-    private fun text(stream: InputStream) = stream.readBytes().toString(Charsets.UTF_8)
+    private fun readText(stream: InputStream) = stream.readBytes().toString(Charsets.UTF_8)
 
     private companion object {
         const val MODEL = "model.tflite"

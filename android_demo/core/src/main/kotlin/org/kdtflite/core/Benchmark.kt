@@ -3,9 +3,9 @@ package org.kdtflite.core
 import java.util.Locale
 
 /**
- * How fast a file is on this device.
+ * Measures how fast a file runs on this device.
  *
- * @param memory Bytes of native memory in use, to see what the interpreter takes.
+ * @param memory Bytes of native memory in use, to measure what the interpreter takes.
  */
 class Benchmark(
     private val model: ModelFile,
@@ -18,9 +18,9 @@ class Benchmark(
     /**
      * Runs each set of kernels with each number of threads.
      *
-     * @param progress Called after each invoke with the number done and the number of all; false
-     *     stops.
-     * @return The rows, or null where it was stopped.
+     * @param progress Called after each invoke with the number done and the total number; returning
+     *     false stops.
+     * @return The rows, or null if it was stopped.
      */
     fun run(
         threads: List<Int> = listOf(1, 2, 4),
@@ -28,7 +28,7 @@ class Benchmark(
         warmUp: Int = 20,
         progress: (done: Int, all: Int) -> Boolean = { _, _ -> true },
     ): List<Row>? {
-        require(invokes > 0) { "Expected invokes from 1 up. Received: $invokes." }
+        require(invokes > 0) { "Expected 1 invoke or more. Received: $invokes." }
         val settings = Kernels.entries.flatMap { kernels -> threads.map { kernels to it } }
         val all = settings.size * (warmUp + invokes)
         var done = 0
@@ -51,8 +51,8 @@ class Benchmark(
     }
 
     companion object {
-        /** The rows as text to share: a header, and a line a row. */
-        fun text(header: List<String>, rows: List<Row>): String {
+        /** Formats the rows as text to share: a header, and one line per row. */
+        fun format(header: List<String>, rows: List<Row>): String {
             val lines = rows.map {
                 "%-8s %7d %7.3f %7.3f %7.3f %5.0f".format(
                     Locale.ROOT, if (it.kernels == Kernels.XNNPACK) "XNNPACK" else "built-in",

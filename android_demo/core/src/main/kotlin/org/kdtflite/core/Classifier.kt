@@ -3,9 +3,9 @@ package org.kdtflite.core
 import java.io.Closeable
 
 /**
- * A file that takes an image and gives a score a class.
+ * A file that takes an image and gives one score per class.
  *
- * @property metadata What the file says of itself.
+ * @property metadata The metadata in the file.
  * @property image How pixels become its input.
  */
 class Classifier private constructor(
@@ -18,17 +18,17 @@ class Classifier private constructor(
     private val input = image.spec.buffer()
     private val outputs = engine.outputs.map { it.buffer() }
 
-    /** Name of each class; empty where the file does not say. */
+    /** Name of each class; empty if the file has no labels. */
     val labels: List<String> get() = metadata.outputs.firstOrNull()?.labels.orEmpty()
 
     /**
      * @property top The best classes, best first.
-     * @property pixels The input as the model sees it, before quantization.
+     * @property pixels The input of the model, before quantization.
      * @property milliseconds How long the interpreter took.
      */
     class Answer(val top: List<Ranked>, val pixels: ByteArray, val milliseconds: Double)
 
-    /** Answers an image of [ImageInput.size] bytes. One thread at a time. */
+    /** Classifies an image of [ImageInput.size] bytes. One thread at a time. */
     fun classify(pixels: ByteArray, k: Int = 3): Answer {
         image.encode(pixels, input)
         val start = System.nanoTime()
@@ -37,8 +37,8 @@ class Classifier private constructor(
         return Answer(Scores.top(output.decode(outputs[0]), k, labels), pixels, milliseconds)
     }
 
-    /** What a drawing is for this file: MNIST's image of it, in as many channels as it takes. */
-    fun drawingBytes(gray: ByteArray, height: Int, width: Int): ByteArray {
+    /** Turns a drawing into an image like MNIST's, with as many channels as the file expects. */
+    fun preprocessDrawing(gray: ByteArray, height: Int, width: Int): ByteArray {
         val size = minOf(image.height, image.width)
         // scikit-learn's digits fill their 8 × 8 pixels; MNIST's have a margin.
         val box = if (metadata.details["data"] == "digits") size else Drawing.mnistBox(size)
@@ -56,7 +56,7 @@ class Classifier private constructor(
     override fun close() = engine.close()
 
     companion object {
-        /** @throws Refusal The file cannot be run, or is no classifier of images. */
+        /** @throws Refusal The file cannot be run, or does not classify images. */
         fun open(
             model: ModelFile,
             factory: Engine.Factory,

@@ -3,12 +3,12 @@ package org.kdtflite.core
 import java.nio.ByteBuffer
 
 /**
- * What a tensor's values are stored as.
+ * The type in which a tensor's values are stored.
  *
  * @property text The name that files, Python and golden vectors use.
  * @property bytes Size of one value.
- * @property least Smallest code; of no use for [FLOAT32].
- * @property greatest Largest code; of no use for [FLOAT32].
+ * @property least Smallest code; unused for [FLOAT32].
+ * @property greatest Largest code; unused for [FLOAT32].
  */
 enum class DType(val text: String, val bytes: Int, val least: Int, val greatest: Int) {
     INT8("int8", 1, -128, 127),
@@ -39,7 +39,7 @@ enum class DType(val text: String, val bytes: Int, val least: Int, val greatest:
     }
 
     companion object {
-        /** The dtype of that name, or null where the app has none (int64, bool, string). */
-        fun named(text: String): DType? = entries.firstOrNull { it.text == text.lowercase() }
+        /** Returns the dtype with this name, or null if the app does not support it (int64, bool, string). */
+        fun fromName(text: String): DType? = entries.firstOrNull { it.text == text.lowercase() }
     }
 }

@@ -1,22 +1,22 @@
 package org.kdtflite.core
 
 /**
- * A drawing becomes an image as MNIST's were made; the twin of `kdtflite/data/drawing.py`, in
- * integers, so that both give the same bytes.
+ * Turns a drawing into an image as MNIST's were made. It does the same as
+ * `kdtflite/data/drawing.py`, in integers, so that both give the same bytes.
  */
 object Drawing {
     /**
-     * Crops, scales and centres a drawing (LeCun et al., 1998).
+     * Crops, scales and centers a drawing (LeCun et al., 1998).
      *
-     * 1. The bounding box of all pixels from 1 up is cut out.
-     * 2. Its longer side becomes [box] pixels, the other side as many as keep the aspect ratio,
-     *    halves rounded up, at least one. A new pixel is the mean of the area that it covers.
-     * 3. The result is moved so that its centre of mass lies in the pixel that begins in the
-     *    middle; and not over the edge.
+     * 1. The bounding box of all pixels of 1 or more is cut out.
+     * 2. Its longer side is scaled to [box] pixels, the other side to keep the aspect ratio
+     *    (halves rounded up, at least one pixel). A new pixel is the mean of the area it covers.
+     * 3. The result is moved so that its center of mass lies in the pixel that starts at the
+     *    middle, but never over the edge.
      *
      * @param gray The canvas, height × width bytes row by row; 0 is paper, 255 is ink.
      * @param size Height and width of the image.
-     * @param box Longer side of the drawing in it; MNIST's is 20 of 28.
+     * @param box Longer side of the drawing in the image; MNIST's is 20 of 28.
      * @return size × size bytes; all 0 for an empty canvas.
      */
     fun toImage(
@@ -37,7 +37,7 @@ object Drawing {
         val columns = (0 until width).filter { column -> rows.any { ink(it, column) > 0 } }
         val cut = Cut(gray, width, rows.first(), columns.first(),
             rows.last() - rows.first() + 1, columns.last() - columns.first() + 1)
-        val small = cut.scaled(box)
+        val small = cut.scale(box)
         val total = small.sumOf { it.sum() }.toLong()
         if (total == 0L) return image
         val top = offset(small.map { it.sum().toLong() }, total, size)
@@ -55,7 +55,7 @@ object Drawing {
         private val gray: ByteArray, private val stride: Int,
         private val top: Int, private val left: Int, val height: Int, val width: Int,
     ) {
-        fun scaled(box: Int): List<IntArray> {
+        fun scale(box: Int): List<IntArray> {
             val longest = maxOf(height, width)
             val rows = side(height, box, longest)
             val columns = side(width, box, longest)
@@ -69,12 +69,12 @@ object Drawing {
         private fun side(side: Int, box: Int, longest: Int): Int =
             maxOf(1L, (2L * side * box + longest) / (2L * longest)).toInt()
 
-        /** Ink under one new pixel, in units of which an old pixel has rows · columns. */
+        /** Sums the ink under one new pixel; an old pixel counts rows · columns. */
         private fun sum(row: Int, rows: Int, column: Int, columns: Int): Long {
             var sum = 0L
-            for (r in covered(row, rows, height)) {
+            for (r in findSources(row, rows, height)) {
                 val vertical = overlap(r, rows, row, height)
-                for (c in covered(column, columns, width)) {
+                for (c in findSources(column, columns, width)) {
                     val ink = gray[(top + r) * stride + left + c].toInt() and 0xFF
                     sum += vertical * overlap(c, columns, column, width) * ink
                 }
@@ -82,8 +82,8 @@ object Drawing {
             return sum
         }
 
-        // Source and target are laid on a line of source · target units, where all ends are whole.
-        private fun covered(target: Int, targets: Int, sources: Int): IntRange =
+        // On a line of source · target units, all pixel borders are integers.
+        private fun findSources(target: Int, targets: Int, sources: Int): IntRange =
             (target.toLong() * sources / targets).toInt()..
                 (((target + 1L) * sources - 1) / targets).toInt()
 
@@ -94,9 +94,9 @@ object Drawing {
         }
     }
 
-    /** ceil(size / 2 - centre of mass), where the drawing stays inside. */
+    /** Returns ceil(size / 2 - center of mass), limited so that the drawing stays inside. */
     private fun offset(mass: List<Long>, total: Long, size: Int): Int {
-        // Twice the moment: the middle of pixel i lies at i + 1/2.
+        // Twice the moment: the center of pixel i lies at i + 1/2.
         val moment = mass.withIndex().sumOf { (i, value) -> value * (2 * i + 1) }
         val offset = -Math.floorDiv(moment - size * total, 2 * total)
         return minOf(maxOf(offset, 0), (size - mass.size).toLong()).toInt()

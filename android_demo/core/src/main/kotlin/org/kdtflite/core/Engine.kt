@@ -3,7 +3,7 @@ package org.kdtflite.core
 import java.io.Closeable
 import java.nio.ByteBuffer
 
-/** Which kernels answer. */
+/** The kernels that compute the answer. */
 enum class Kernels { XNNPACK, BUILT_IN }
 
 /** A file in an interpreter. One thread at a time. */
@@ -11,7 +11,7 @@ interface Engine : Closeable {
     val inputs: List<TensorSpec>
     val outputs: List<TensorSpec>
 
-    /** Runs once; each buffer is as [TensorSpec.buffer] makes it, wherever its position is. */
+    /** Runs once. Each buffer comes from [TensorSpec.buffer]; its position does not matter. */
     fun run(inputs: List<ByteBuffer>, outputs: List<ByteBuffer>)
 
     fun interface Factory {

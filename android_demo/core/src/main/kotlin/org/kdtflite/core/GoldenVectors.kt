@@ -9,13 +9,13 @@ import org.json.JSONException
 import org.json.JSONObject
 
 /**
- * What a file answered on the machine that made it, written by `kdtflite golden`
- * (docs/android.md has the format).
+ * The answers of a file on the machine that made it, written by `kdtflite golden`. The format is
+ * described in docs/android.md.
  *
- * @property file The file's name there.
+ * @property file The file's name on that machine.
  * @property sha256 The file's digest.
- * @property xnnpackSteps How far XNNPACK's outputs were from the built-in kernels', in codes; null
- *     where every output is float.
+ * @property xnnpackSteps Largest difference between XNNPACK's outputs and those of the built-in
+ *     kernels, in codes; null if every output is float.
  * @property xnnpackDifference The same in real values.
  */
 class GoldenVectors private constructor(
@@ -31,20 +31,20 @@ class GoldenVectors private constructor(
     /** One sample; each list has one entry for each input or output. */
     class Sample(val inputs: List<Input>, val outputs: List<Output>)
 
-    /** @property quantized The input as the file takes it, as many bytes as the tensor has. */
+    /** @property quantized The input as stored for the file, with all bytes of the tensor. */
     class Input(val real: FloatArray, val quantized: ByteArray)
 
     /**
-     * @property quantized What the built-in kernels gave.
-     * @property xnnpack What XNNPACK gave.
+     * @property quantized The output of the built-in kernels.
+     * @property xnnpack The output of XNNPACK.
      */
     class Output(val quantized: ByteArray, val dequantized: FloatArray, val xnnpack: ByteArray)
 
-    /** Values that a quantizer gets wrong first, with their codes. */
+    /** Values that quantizers most often get wrong, with their codes. */
     class QuantizerCases(val quantizer: Quantizer, val values: FloatArray, val codes: IntArray)
 
     companion object {
-        /** @throws Refusal NO_GOLDEN, for text that is something else, or is damaged. */
+        /** @throws Refusal NO_GOLDEN if the text is damaged or something else. */
         fun parse(text: String): GoldenVectors = try {
             val json = JSONObject(text)
             val format = json.optString("format")
@@ -81,7 +81,7 @@ class GoldenVectors private constructor(
                 quantizers = json.getJSONArray("quantizer").objects().map(::cases),
             )
         } catch (damaged: JSONException) {
-            refuse(damaged.message ?: "no JSON.")
+            refuse(damaged.message ?: "not JSON.")
         } catch (damaged: IllegalArgumentException) { // base64, dtype, a scale below 0
             refuse(damaged.message ?: "$damaged")
         }
@@ -99,7 +99,7 @@ class GoldenVectors private constructor(
         private fun cases(json: JSONObject): QuantizerCases {
             val dtype = dtype(json.getString("dtype"))
             val count = json.getInt("count")
-            val codes = little(json.decoded("codes", count * dtype.bytes))
+            val codes = little(json.decode("codes", count * dtype.bytes))
             return QuantizerCases(
                 Quantizer(json.getDouble("scale").toFloat(), json.getInt("zero_point"), dtype),
                 json.floats("values", count),
@@ -108,19 +108,19 @@ class GoldenVectors private constructor(
         }
 
         private fun dtype(name: String): DType =
-            DType.named(name) ?: throw IllegalArgumentException("unknown dtype \"$name\".")
+            DType.fromName(name) ?: throw IllegalArgumentException("unknown dtype \"$name\".")
 
         private fun JSONObject.floats(key: String, count: Int): FloatArray {
-            val buffer = little(decoded(key, 4 * count))
+            val buffer = little(decode(key, 4 * count))
             return FloatArray(count) { buffer.getFloat(4 * it) }
         }
 
         private fun JSONObject.bytes(key: String, spec: TensorSpec): ByteArray =
-            decoded(key, spec.elements * spec.dtype.bytes)
+            decode(key, spec.elements * spec.dtype.bytes)
 
-        // java.util.Base64 is of API 26.
+        // java.util.Base64 needs API 26.
         @OptIn(ExperimentalEncodingApi::class)
-        private fun JSONObject.decoded(key: String, size: Int): ByteArray {
+        private fun JSONObject.decode(key: String, size: Int): ByteArray {
             val bytes = Base64.Default.decode(getString(key))
             if (bytes.size != size) {
                 refuse("expected $size bytes in \"$key\", received: ${bytes.size}.")

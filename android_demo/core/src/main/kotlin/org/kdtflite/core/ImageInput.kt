@@ -4,12 +4,12 @@ import java.nio.ByteBuffer
 import kotlin.math.abs
 
 /**
- * How pixels become the input of a file: its size, its channels, and what a pixel of 0 to 255
- * means, real value = (pixel - mean) / std.
+ * How pixels become the input of a file: size, channels, and the meaning of a pixel from 0 to 255:
+ * real value = (pixel - mean) / std.
  *
- * @property mean One value a channel.
- * @property std One value a channel.
- * @property assumption What was assumed because the file does not say, or null.
+ * @property mean One value per channel.
+ * @property std One value per channel.
+ * @property assumption The assumption made because the file does not say, or null.
  */
 class ImageInput private constructor(
     val spec: TensorSpec,
@@ -26,12 +26,12 @@ class ImageInput private constructor(
         PIXELS(0f, 1f),
     }
 
-    // A file has at most 256 inputs a channel: each is worked out once.
+    // There are only 256 pixel values per channel: each real value is computed once.
     private val real = List(channels) { channel ->
         FloatArray(256) { pixel -> (pixel - mean[channel]) / std[channel] }
     }
 
-    /** Number of bytes of an image, height × width × channels. */
+    /** Number of bytes in an image, height × width × channels. */
     val size: Int get() = height * width * channels
 
     /** Writes an image, [size] bytes of 0 to 255 row by row, channels last, as the file's input. */
@@ -42,7 +42,7 @@ class ImageInput private constructor(
         }
     }
 
-    /** The bytes of an image of this size in Android's pixels (0xAARRGGBB), laid on white. */
+    /** Converts an image of this size from Android's pixels (0xAARRGGBB), blended onto white. */
     fun bytes(argb: IntArray): ByteArray {
         require(argb.size == height * width) {
             "Expected $height × $width pixels. Received: ${argb.size}."
@@ -58,7 +58,7 @@ class ImageInput private constructor(
         return bytes
     }
 
-    /** Android's pixels of an image's bytes, to show what the model sees. */
+    /** Converts an image's bytes to Android's pixels, to show the model's input. */
     fun argb(bytes: ByteArray): IntArray = IntArray(height * width) { i ->
         fun byte(channel: Int) = bytes[i * channels + channel % channels].toInt() and 0xFF
         (0xFF shl 24) or (byte(0) shl 16) or (byte(1) shl 8) or byte(2)
@@ -67,33 +67,33 @@ class ImageInput private constructor(
     companion object {
         /**
          * @param file Name for the error.
-         * @param said What the metadata say of this input, or null.
-         * @throws Refusal SHAPE, for an input that is no image.
+         * @param metadata The metadata of this input, or null.
+         * @throws Refusal SHAPE if the input is not an image.
          */
-        fun of(spec: TensorSpec, file: String, said: ModelMetadata.Tensor? = null): ImageInput {
+        fun of(spec: TensorSpec, file: String, metadata: ModelMetadata.Tensor? = null): ImageInput {
             // 1 × height × width × channels, or without channels.
             val shape = if (spec.shape.size == 3) spec.shape + 1 else spec.shape
             if (shape.size != 4 || shape[0] != 1 || shape[3] !in setOf(1, 3) || shape.min() < 1) {
                 throw Refusal(Refusal.Reason.SHAPE, file, spec.shape.joinToString(" × "))
             }
             val channels = shape[3]
-            val known = said != null && fits(said.mean, channels) && fits(said.std, channels) &&
-                said.std.none { it == 0f }
-            val assumption = if (known) null else assumed(spec)
-            fun spread(said: List<Float>?, assumed: Float?) =
-                List(channels) { said?.get(it % said.size) ?: assumed!! }
+            val known = metadata != null && fits(metadata.mean, channels) && fits(metadata.std, channels) &&
+                metadata.std.none { it == 0f }
+            val assumption = if (known) null else assume(spec)
+            fun spread(metadata: List<Float>?, assumed: Float?) =
+                List(channels) { metadata?.get(it % metadata.size) ?: assumed!! }
             return ImageInput(
                 spec, shape[1], shape[2], channels,
-                mean = spread(if (known) said!!.mean else null, assumption?.mean),
-                std = spread(if (known) said!!.std else null, assumption?.std),
+                mean = spread(if (known) metadata!!.mean else null, assumption?.mean),
+                std = spread(if (known) metadata!!.std else null, assumption?.std),
                 assumption = assumption,
             )
         }
 
         private fun fits(values: List<Float>, channels: Int) = values.size in setOf(1, channels)
 
-        /** What the range of a quantized input tells: pixels, -1 to 1, or 0 to 1. */
-        private fun assumed(spec: TensorSpec): Assumption {
+        /** Guesses from the range of a quantized input: pixels, -1 to 1, or 0 to 1. */
+        private fun assume(spec: TensorSpec): Assumption {
             val range = spec.range ?: return Assumption.ZERO_TO_ONE
             return when {
                 maxOf(abs(range.start), range.endInclusive) > 16 -> Assumption.PIXELS
@@ -102,7 +102,7 @@ class ImageInput private constructor(
             }
         }
 
-        /** ITU-R BT.601, in 2^-16. */
+        /** Gray by ITU-R BT.601, in units of 2^-16. */
         private fun luma(rgb: IntArray): Int =
             (19595 * rgb[0] + 38470 * rgb[1] + 7471 * rgb[2] + 32768) shr 16
     }

@@ -16,7 +16,7 @@ class Latency(val milliseconds: DoubleArray) {
     val p90: Double get() = percentile(90.0)
     val p99: Double get() = percentile(99.0)
 
-    /** Interpolates between the two nearest, as NumPy's `percentile` does by default. */
+    /** Interpolates between the two nearest durations, as NumPy's `percentile` does by default. */
     fun percentile(percent: Double): Double {
         require(percent in 0.0..100.0) { "Expected 0 to 100. Received: $percent." }
         val place = percent / 100 * (sorted.size - 1)

@@ -7,10 +7,10 @@ import java.nio.ByteOrder
 import java.security.MessageDigest
 
 /**
- * The bytes of a `.tflite`.
+ * The bytes of a `.tflite` file.
  *
  * @property name Name to show.
- * @property content The file in a direct buffer, as the interpreter wants it.
+ * @property content The file in a direct buffer, as the interpreter requires.
  * @property sha256 Its digest, 64 hexadecimal digits.
  */
 class ModelFile private constructor(
@@ -21,16 +21,16 @@ class ModelFile private constructor(
     /** Size in bytes. */
     val size: Int get() = content.capacity()
 
-    /** The file, from its first byte, in a view with a position of its own. */
+    /** A view of the file with its own position, at the first byte. */
     fun buffer(): ByteBuffer = content.duplicate().order(ByteOrder.nativeOrder()).apply { rewind() }
 
     companion object {
         const val LARGEST: Int = 128 shl 20
 
         /**
-         * Reads a file whole; the stream stays open.
+         * Reads a whole file; the stream stays open.
          *
-         * @param largest Size in bytes from which on it is refused.
+         * @param largest Largest size in bytes that is accepted.
          * @throws Refusal NOT_READABLE, TOO_LARGE or NO_MODEL.
          */
         fun read(name: String, stream: InputStream, largest: Int = LARGEST): ModelFile {
@@ -48,7 +48,7 @@ class ModelFile private constructor(
             return ModelFile(name, content, digest.joinToString("") { "%02x".format(it) })
         }
 
-        // InputStream.readNBytes is of API 33.
+        // InputStream.readNBytes needs API 33.
         private fun InputStream.readAtMost(largest: Int): ByteArray? {
             val read = java.io.ByteArrayOutputStream()
             val part = ByteArray(1 shl 16)

@@ -9,12 +9,12 @@ import org.tensorflow.lite.support.metadata.schema.ProcessUnitOptions
 import org.tensorflow.lite.support.metadata.schema.TensorMetadata
 
 /**
- * What a file says of itself, in TensorFlow Lite's metadata format.
+ * The metadata of a file, in TensorFlow Lite's format.
  *
- * @property inputs What is said of each input, in the file's order.
- * @property outputs What is said of each output, in the file's order.
- * @property details What the standard has no field for: target, recipe, data.
- * @property problem Why the metadata could not be read, or null. The model is not concerned.
+ * @property inputs One entry per input, in the file's order.
+ * @property outputs One entry per output, in the file's order.
+ * @property details Values that the standard has no field for: target, recipe, data.
+ * @property problem Why the metadata could not be read, or null. The model works without it.
  */
 data class ModelMetadata(
     val name: String = "",
@@ -26,13 +26,13 @@ data class ModelMetadata(
     val details: Map<String, String> = emptyMap(),
     val problem: String? = null,
 ) {
-    /** Whether the file says anything. */
+    /** Whether the file has readable metadata. */
     val isPresent: Boolean get() = this != NONE && problem == null
 
     /**
-     * @property mean Subtracted from an input before it is divided by [std]: one value, or one a
-     *     channel. Empty where nothing is said.
-     * @property labels Name of each class of an output; empty where nothing is said.
+     * @property mean Subtracted from an input before it is divided by [std]: one value, or one per
+     *     channel. Empty if the metadata has none.
+     * @property labels Name of each class of an output; empty if the metadata has none.
      */
     data class Tensor(
         val name: String = "",
@@ -42,16 +42,19 @@ data class ModelMetadata(
     )
 
     companion object {
-        /** Of a file that says nothing. */
+        /** For a file without metadata. */
         val NONE = ModelMetadata()
 
-        /** Reads them; whatever is damaged gives [NONE] with a [problem], never an exception. */
+        /** Reads the metadata. Damaged metadata gives [NONE] with a [problem], never an exception. */
         fun read(model: ByteBuffer): ModelMetadata = try {
             val extractor = MetadataExtractor(model)
             if (extractor.hasMetadata()) read(extractor) else NONE
         } catch (damaged: Exception) {
-            // The reader has no type of its own: index, state and buffer errors all come from it.
+            // The reader has no exception of its own: it throws index, state and buffer errors.
             NONE.copy(problem = damaged.message ?: damaged.javaClass.simpleName)
+        } catch (damaged: OutOfMemoryError) {
+            // It makes a list as long as the file says, which a damaged count lets fail at once.
+            NONE.copy(problem = "a count in the file is damaged")
         }
 
         private fun read(extractor: MetadataExtractor): ModelMetadata {
@@ -71,19 +74,19 @@ data class ModelMetadata(
             )
         }
 
-        private fun tensor(extractor: MetadataExtractor, said: TensorMetadata?): Tensor {
-            if (said == null) return Tensor()
-            val normalisation = (0 until said.processUnitsLength()).map { said.processUnits(it) }
+        private fun tensor(extractor: MetadataExtractor, metadata: TensorMetadata?): Tensor {
+            if (metadata == null) return Tensor()
+            val normalization = (0 until metadata.processUnitsLength()).map { metadata.processUnits(it) }
                 .firstOrNull { it.optionsType() == ProcessUnitOptions.NormalizationOptions }
                 ?.let { it.options(NormalizationOptions()) as NormalizationOptions? }
             val files = extractor.files()
-            val labels = (0 until said.associatedFilesLength())
-                .mapNotNull { said.associatedFiles(it).name() }
+            val labels = (0 until metadata.associatedFilesLength())
+                .mapNotNull { metadata.associatedFiles(it).name() }
                 .firstOrNull { it in files }
             return Tensor(
-                name = said.name().orEmpty(),
-                mean = List(normalisation?.meanLength() ?: 0) { normalisation!!.mean(it) },
-                std = List(normalisation?.stdLength() ?: 0) { normalisation!!.std(it) },
+                name = metadata.name().orEmpty(),
+                mean = List(normalization?.meanLength() ?: 0) { normalization!!.mean(it) },
+                std = List(normalization?.stdLength() ?: 0) { normalization!!.std(it) },
                 labels = labels?.let { extractor.text(it).trimEnd('\n').lines() }.orEmpty(),
             )
         }
@@ -101,7 +104,7 @@ data class ModelMetadata(
             }
         }
 
-        // Without an archive the reader throws instead of giving an empty set.
+        // Without an archive the reader throws instead of returning an empty set.
         private fun MetadataExtractor.files(): Set<String> = try {
             associatedFileNames.orEmpty()
         } catch (_: IllegalStateException) {

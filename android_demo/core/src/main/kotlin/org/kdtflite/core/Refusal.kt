@@ -1,27 +1,27 @@
 package org.kdtflite.core
 
 /**
- * Why a file is not used. An app shows its own words for [reason], with [details] in their places;
- * [message] says the same in English.
+ * Why a file is refused. An app shows its own sentence for [reason], filled with [details];
+ * [message] is the English one.
  */
 class Refusal(val reason: Reason, vararg val details: String) :
     Exception(reason.sentence.format(*details)) {
 
     enum class Reason(internal val sentence: String) {
-        /** Details: file, what the system said. */
+        /** Details: file, the system's message. */
         NOT_READABLE("%1\$s cannot be read: %2\$s"),
 
         /** Details: file. */
-        NO_MODEL("%1\$s is no .tflite file: its bytes 5 to 8 are not TFL3."),
+        NO_MODEL("%1\$s is not a .tflite file: its bytes 5 to 8 are not TFL3."),
 
         /** Details: file, the limit in MB. */
         TOO_LARGE("%1\$s is larger than the %2\$s MB that this app opens."),
 
-        /** Details: file, what the runtime said. */
+        /** Details: file, the runtime's message. */
         NOT_RUNNABLE("The runtime in this app cannot run %1\$s: %2\$s"),
 
         /** Details: file, tensor, dtype. */
-        DTYPE("%2\$s of %1\$s is of dtype %3\$s; expected int8, uint8, int16, int32 or float32."),
+        DTYPE("%2\$s of %1\$s has dtype %3\$s; expected int8, uint8, int16, int32 or float32."),
 
         /** Details: file, number of inputs. */
         INPUTS("%1\$s has %2\$s inputs; expected one image."),
@@ -32,15 +32,15 @@ class Refusal(val reason: Reason, vararg val details: String) :
         ),
 
         /** Details: file, shape. */
-        OUTPUT("%1\$s gives %2\$s; expected one score a class, of shape 1 × classes."),
+        OUTPUT("%1\$s gives %2\$s; expected one score per class, of shape 1 × classes."),
 
         /** Details: file. */
-        NO_PICTURE("%1\$s is no picture that this device can read."),
+        NO_PICTURE("%1\$s is not a picture that this device can read."),
 
         /** Details: what is wrong. */
-        NO_GOLDEN("These are no golden vectors of kdtflite: %1\$s"),
+        NO_GOLDEN("These are not golden vectors of kdtflite: %1\$s"),
 
-        /** Details: the model's file, the file that the vectors are of. */
-        OTHER_MODEL("The golden vectors are of %2\$s, whose bytes are not those of %1\$s."),
+        /** Details: the model's file, the file that the vectors belong to. */
+        OTHER_MODEL("The golden vectors belong to %2\$s, whose bytes differ from those of %1\$s."),
     }
 }

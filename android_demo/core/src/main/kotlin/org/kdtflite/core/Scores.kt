@@ -6,10 +6,10 @@ import kotlin.math.exp
  * One class of an answer.
  *
  * @property index The class.
- * @property label Its name; the index where the file has none.
- * @property score What the file gives for it, as a real value.
+ * @property label Its name, or the index if the file has no labels.
+ * @property score The file's score for it, as a real value.
  * @property share The score as a share of 1, to draw a bar.
- * @property tied Whether another class has the same score, so that their order says nothing.
+ * @property tied Whether another class has the same score, so that their order means nothing.
  */
 data class Ranked(
     val index: Int,
@@ -21,7 +21,7 @@ data class Ranked(
 
 object Scores {
     /**
-     * The [k] best classes, best first, equal ones in the order of their index. NaN comes last.
+     * Returns the [k] best classes, best first, ties in the order of their index. NaN comes last.
      */
     fun top(scores: FloatArray, k: Int, labels: List<String> = emptyList()): List<Ranked> {
         val shares = probabilities(scores)
@@ -42,9 +42,8 @@ object Scores {
     }
 
     /**
-     * Shares of 1: the scores themselves where they are probabilities (none below 0, none above
-     * 1, their sum within 2 % of 1; or a single one), else their softmax, or of a single one the
-     * sigmoid.
+     * Returns shares of 1. Scores that are probabilities (all from 0 to 1, with a sum within 2 % of
+     * 1, or a single one) stay as they are. Others become their softmax, a single one its sigmoid.
      */
     fun probabilities(scores: FloatArray): FloatArray {
         if (scores.isEmpty()) return scores

@@ -10,13 +10,13 @@ class SelfTest(
     private val factory: Engine.Factory,
 ) {
     /**
-     * What one set of kernels gave, against the same kernels in Python.
+     * The answers of one set of kernels, compared with the same kernels in Python.
      *
-     * @property equal Number of samples whose outputs are equal in every bit.
-     * @property firstDifferent Number of the first that is not, from 0, or null.
-     * @property sameClass Number of samples whose class with the highest score is Python's.
-     * @property steps Largest difference in codes; null where every output is float.
-     * @property difference Largest difference in real values; NaN where an output is NaN.
+     * @property equal Number of samples whose outputs are bit-identical.
+     * @property firstDifferent Number of the first other sample, from 0, or null.
+     * @property sameClass Number of samples for which the class with the highest score is Python's.
+     * @property steps Largest difference in codes; null if every output is float.
+     * @property difference Largest difference in real values; NaN if an output is NaN.
      */
     data class Outcome(
         val kernels: Kernels,
@@ -28,13 +28,13 @@ class SelfTest(
     )
 
     /**
-     * @property quantizerValues Number of values tried on the quantizer alone.
-     * @property quantizerWrong How many of them got another code.
-     * @property inputsWrong Samples whose real values were quantized to other codes.
-     * @property dequantizedWrong Samples whose codes were read as other real values.
-     * @property stepsAllowed How far a device's kernels, which are of another version, may be from
-     *     Python's: twice as far as Python's own two sets are from each other, and at least three
-     *     steps, 1 % of int8's.
+     * @property quantizerValues Number of values tested on the quantizer alone.
+     * @property quantizerWrong Number of these that got a wrong code.
+     * @property inputsWrong Number of samples whose real values were quantized to wrong codes.
+     * @property dequantizedWrong Number of samples whose codes were read as wrong real values.
+     * @property stepsAllowed How far the device's kernels, which have another version, may differ
+     *     from Python's: twice the difference between Python's own two sets, and at least three
+     *     steps, 1 % of int8's range.
      * @property differenceAllowed The same for float outputs: at least 1 % of the largest.
      */
     data class Report(
@@ -58,10 +58,10 @@ class SelfTest(
     }
 
     /**
-     * @param progress Called after each sample with the number done and the number of all; false
-     *     stops.
-     * @return The report, or null where it was stopped.
-     * @throws Refusal OTHER_MODEL, or what the engine refuses.
+     * @param progress Called after each sample with the number done and the total number;
+     *     returning false stops.
+     * @return The report, or null if it was stopped.
+     * @throws Refusal OTHER_MODEL, or a refusal of the engine.
      */
     fun run(progress: (done: Int, all: Int) -> Boolean = { _, _ -> true }): Report? {
         if (golden.sha256 != model.sha256) {
@@ -69,7 +69,7 @@ class SelfTest(
         }
         val all = Kernels.entries.size * golden.samples.size
         val outcomes = Kernels.entries.mapIndexed { i, kernels ->
-            outcome(kernels) { progress(i * golden.samples.size + it, all) } ?: return null
+            compare(kernels) { progress(i * golden.samples.size + it, all) } ?: return null
         }
         val outputs = golden.samples.flatMap { it.outputs }
         val largest = outputs.maxOfOrNull { output -> output.dequantized.maxOf { abs(it) } } ?: 0f
@@ -81,22 +81,22 @@ class SelfTest(
                     cases.quantizer.quantize(cases.values[it]) != cases.codes[it]
                 }
             },
-            inputsWrong = golden.samples.count { !inputsEqual(it) },
-            dequantizedWrong = golden.samples.count { !dequantizedEqual(it) },
+            inputsWrong = golden.samples.count { !hasEqualInputs(it) },
+            dequantizedWrong = golden.samples.count { !hasEqualRealValues(it) },
             outcomes = outcomes,
             stepsAllowed = maxOf(3, 2 * (golden.xnnpackSteps ?: 0)),
             differenceAllowed = maxOf(2 * golden.xnnpackDifference, 0.01f * largest),
         )
     }
 
-    private fun outcome(kernels: Kernels, progress: (Int) -> Boolean): Outcome? =
+    private fun compare(kernels: Kernels, progress: (Int) -> Boolean): Outcome? =
         factory.open(model, 1, kernels).use { engine ->
             if (engine.inputs.map { it.dtype to it.elements } !=
                 golden.inputs.map { it.dtype to it.elements } ||
                 engine.outputs.map { it.dtype to it.elements } !=
                 golden.outputs.map { it.dtype to it.elements }
             ) {
-                throw Refusal(Refusal.Reason.NO_GOLDEN, "their tensors are not the model's.")
+                throw Refusal(Refusal.Reason.NO_GOLDEN, "their tensors do not match the model.")
             }
             val inputs = engine.inputs.map { it.buffer() }
             val outputs = engine.outputs.map { it.buffer() }
@@ -118,11 +118,11 @@ class SelfTest(
                     same = false
                     val expected = spec.buffer().also { fill(it, wanted) }
                     if (spec.dtype.isInteger) {
-                        steps = maxOf(steps ?: 0, largestStep(spec.dtype, expected, outputs[i]))
+                        steps = maxOf(steps ?: 0, findLargestStep(spec.dtype, expected, outputs[i]))
                     }
                     for ((one, other) in spec.decode(expected).zip(spec.decode(outputs[i]))) {
                         val apart = abs(one - other)
-                        // Once NaN, it stays so: no comparison with it is true.
+                        // Once NaN, it stays NaN: no comparison with it is true.
                         if (apart.isNaN() || apart > difference) difference = apart
                     }
                 }
@@ -135,7 +135,7 @@ class SelfTest(
             Outcome(kernels, equal, firstDifferent, sameClass, steps, difference)
         }
 
-    // Where two classes tie, either is right.
+    // If two classes tie, either one is right.
     private fun isSameClass(spec: TensorSpec, wanted: ByteArray, given: ByteBuffer): Boolean {
         val expected = spec.decode(spec.buffer().also { fill(it, wanted) })
         val scores = spec.decode(given)
@@ -145,22 +145,22 @@ class SelfTest(
     private fun GoldenVectors.Output.of(kernels: Kernels): ByteArray =
         if (kernels == Kernels.XNNPACK) xnnpack else quantized
 
-    private fun largestStep(dtype: DType, one: ByteBuffer, other: ByteBuffer): Int =
+    private fun findLargestStep(dtype: DType, one: ByteBuffer, other: ByteBuffer): Int =
         (0 until one.capacity() / dtype.bytes).maxOf {
             abs(dtype.code(one, it).toLong() - dtype.code(other, it))
         }.coerceAtMost(Int.MAX_VALUE.toLong()).toInt()
 
-    private fun inputsEqual(sample: GoldenVectors.Sample): Boolean =
+    private fun hasEqualInputs(sample: GoldenVectors.Sample): Boolean =
         golden.inputs.withIndex().all { (i, spec) ->
             val buffer = spec.buffer()
             spec.encode(sample.inputs[i].real, buffer)
             bytes(buffer).contentEquals(sample.inputs[i].quantized)
         }
 
-    private fun dequantizedEqual(sample: GoldenVectors.Sample): Boolean =
+    private fun hasEqualRealValues(sample: GoldenVectors.Sample): Boolean =
         golden.outputs.withIndex().all { (i, spec) ->
             val buffer = spec.buffer().also { fill(it, sample.outputs[i].quantized) }
-            // Of FloatArray, contentEquals compares bits, NaN with NaN.
+            // For FloatArray, contentEquals compares bits, also NaN with NaN.
             spec.decode(buffer).contentEquals(sample.outputs[i].dequantized)
         }
 

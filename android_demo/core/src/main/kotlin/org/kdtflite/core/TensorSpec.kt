@@ -7,10 +7,10 @@ import java.nio.ByteOrder
  * An input or output of a file.
  *
  * @property name Name in the file.
- * @property shape Shape as stored; the batch is usually 1.
- * @property dtype What the values are stored as.
- * @property scale Step between two codes, or null where the tensor is not quantized.
- * @property zeroPoint Code of 0.0, or null where the tensor is not quantized.
+ * @property shape Shape as stored; the batch size is usually 1.
+ * @property dtype The type in which the values are stored.
+ * @property scale Step between two codes, or null if the tensor is not quantized.
+ * @property zeroPoint Code of 0.0, or null if the tensor is not quantized.
  */
 data class TensorSpec(
     val name: String,
@@ -27,19 +27,19 @@ data class TensorSpec(
 
     val isQuantized: Boolean get() = quantizer != null
 
-    /** Least and greatest real value, or null for float32. */
+    /** Smallest and largest real value, or null for float32. */
     val range: ClosedFloatingPointRange<Float>?
         get() = when {
             !dtype.isInteger -> null
             else -> real(dtype.least)..real(dtype.greatest)
         }
 
-    /** A new direct buffer of this tensor's size, in the order of the processor. */
+    /** A new direct buffer of this tensor's size, in the byte order of the processor. */
     fun buffer(): ByteBuffer =
-        // A new buffer is big-endian whatever the processor is.
+        // A new buffer is big-endian on every processor.
         ByteBuffer.allocateDirect(elements * dtype.bytes).order(ByteOrder.nativeOrder())
 
-    /** Writes real values into a buffer as the file takes them. */
+    /** Writes real values into a buffer in the file's format. */
     fun encode(values: FloatArray, into: ByteBuffer) {
         require(values.size == elements) {
             "Expected $elements values for $name. Received: ${values.size}."
@@ -52,7 +52,7 @@ data class TensorSpec(
         if (dtype == DType.FLOAT32) from.getFloat(4 * i) else real(dtype.code(from, i))
     }
 
-    /** The code of a real value; a whole number as it is where the tensor is not quantized. */
+    /** The code of a real value; the integer itself if the tensor is not quantized. */
     fun code(value: Float): Int =
         quantizer?.quantize(value) ?: value.toInt().coerceIn(dtype.least, dtype.greatest)
 

@@ -35,26 +35,26 @@ class BenchmarkTest {
     }
 
     @Test
-    fun `it stops when told, and closes the engine`() {
+    fun `it stops on request and closes the engine`() {
         assertNull(Benchmark(fakeModel(), factory).run(invokes = 5) { done, _ -> done < 2 })
         assertEquals(2, engines.single().runs)
         assertTrue(engines.single().closed)
     }
 
     @Test
-    fun `no invokes are refused`() {
+    fun `zero invokes are refused`() {
         assertThrows<IllegalArgumentException> { Benchmark(fakeModel(), factory).run(invokes = 0) }
     }
 
     @Test
-    fun `rows are shared as text, with points whatever the language`() {
+    fun `rows are shared as text, with decimal points in every language`() {
         java.util.Locale.setDefault(java.util.Locale.GERMANY)
         val row = Benchmark.Row(Kernels.BUILT_IN, 4, Latency(doubleArrayOf(1.25)), 2048)
         assertEquals(
             "m.tflite\n\n" +
                 "kernels  threads p50 ms  p90 ms  p99 ms    KiB\n" +
                 "built-in       4   1.250   1.250   1.250     2\n",
-            Benchmark.text(listOf("m.tflite"), listOf(row)),
+            Benchmark.format(listOf("m.tflite"), listOf(row)),
         )
     }
 }

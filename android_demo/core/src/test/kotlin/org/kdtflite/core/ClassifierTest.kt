@@ -24,7 +24,7 @@ class ClassifierTest {
     }
 
     @Test
-    fun `a damaged or missing metadata leaves the model usable`() {
+    fun `a model with damaged or missing metadata is usable`() {
         val classifier = open(FakeEngine(listOf(image), listOf(scores)) { FloatArray(3) })
         assertTrue(!classifier.metadata.isPresent)
         assertEquals(emptyList<String>(), classifier.labels)
@@ -32,17 +32,17 @@ class ClassifierTest {
     }
 
     @Test
-    fun `a drawing fills every channel and lies in the middle`() {
+    fun `a drawing fills every channel and is centered`() {
         val wide = TensorSpec("image", listOf(1, 1, 3, 3), DType.UINT8, 1f, 0)
         val classifier = open(FakeEngine(listOf(wide), listOf(scores)) { FloatArray(3) })
         assertArrayEquals(
             byteArrayOf(0, 0, 0, -1, -1, -1, 0, 0, 0),
-            classifier.drawingBytes(byteArrayOf(-1), 1, 1),
+            classifier.preprocessDrawing(byteArrayOf(-1), 1, 1),
         )
     }
 
     @Test
-    fun `what is no classifier of images is refused, and the engine closed`() {
+    fun `a file that does not classify images is refused, and the engine closed`() {
         val flat = TensorSpec("x", listOf(1, 4), DType.INT8, 1f, 0)
         val boxes = TensorSpec("boxes", listOf(1, 3, 4), DType.INT8, 1f, 0)
         val cases = mapOf(

@@ -13,9 +13,9 @@ class DrawingTest {
     }
 
     @Test
-    fun `one pixel fills the box, in the middle`() {
+    fun `one pixel fills the box, in the center`() {
         val image = Drawing.toImage(byteArrayOf(0, -1, 0, 0), 2, 2)
-        // 20 × 20 of 255, its centre 10: moved by 14 - 10 = 4
+        // 20 × 20 of 255, its center 10: moved by 14 - 10 = 4
         for (row in 0 until 28) for (column in 0 until 28) {
             val inside = row in 4 until 24 && column in 4 until 24
             assertEquals(if (inside) -1 else 0, image[28 * row + column].toInt())
@@ -31,17 +31,17 @@ class DrawingTest {
         // 1 × 3 into 1 × 2: (a + b / 2) / 1.5: (30 + 30) / 1.5 = 40, (30 + 90) / 1.5 = 80
         assertArrayEquals(
             byteArrayOf(40, 80),
-            // in the lower row: the drawing's middle lies at 1/2, the image's at 1
+            // in the lower row: the drawing's center is at 1/2, the image's at 1
             Drawing.toImage(byteArrayOf(30, 60, 90), 1, 3, size = 2, box = 2).copyOfRange(2, 4),
         )
     }
 
     @Test
-    fun `the centre of mass lies in the middle, and nothing falls off the edge`() {
+    fun `the center of mass is in the middle, and nothing crosses the edge`() {
         val gray = ByteArray(64 * 48)
         for (row in 0 until 64) gray[48 * row] = 1
         gray[48 * 64 - 1] = -1
-        // Alone its mass would ask for more than the 13 columns that are left.
+        // Its mass alone would require more than the 13 remaining columns.
         val image = Drawing.toImage(gray, 64, 48)
         assertEquals(28 * 28, image.size)
         assertTrue(image.any { it.toInt() != 0 })

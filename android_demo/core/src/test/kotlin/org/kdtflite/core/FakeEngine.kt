@@ -2,7 +2,7 @@ package org.kdtflite.core
 
 import java.nio.ByteBuffer
 
-/** Answers by a function on codes, to test what stands around an engine. */
+/** Answers with a function on codes, to test the code around an engine. */
 class FakeEngine(
     override val inputs: List<TensorSpec>,
     override val outputs: List<TensorSpec>,
@@ -22,6 +22,6 @@ class FakeEngine(
     }
 }
 
-/** A file of a few bytes that begins as a model does. */
+/** A file of a few bytes that starts like a model. */
 fun fakeModel(): ModelFile =
     ModelFile.read("fake.tflite", "....TFL3........".toByteArray().inputStream())

@@ -8,7 +8,7 @@ import org.junit.jupiter.api.DynamicTest.dynamicTest
 import org.junit.jupiter.api.TestFactory
 import org.junit.jupiter.api.condition.EnabledIfSystemProperty
 
-/** Golden vectors that Python wrote, repeated by this module's arithmetic alone. */
+/** Repeats golden vectors from Python with this module's arithmetic alone. */
 @EnabledIfSystemProperty(named = "kdtflite.cases", matches = ".+")
 class GoldenFilesTest {
     @TestFactory

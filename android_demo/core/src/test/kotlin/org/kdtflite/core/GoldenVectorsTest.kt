@@ -10,7 +10,7 @@ import org.junit.jupiter.api.assertThrows
 
 class GoldenVectorsTest {
     @Test
-    fun `what Python wrote is read, little-endian`() {
+    fun `a file from Python is read as little-endian`() {
         val golden = GoldenVectors.parse(goldenText())
         assertEquals("fake.tflite", golden.file)
         assertEquals(2, golden.xnnpackSteps)
@@ -31,17 +31,17 @@ class GoldenVectorsTest {
     }
 
     @Test
-    fun `what is damaged or something else is refused with one sentence`() {
+    fun `damaged and other text is refused with one sentence`() {
         val cases = mapOf(
-            "" to "no golden vectors",
-            "[1, 2]" to "no golden vectors",
+            "" to "not golden vectors",
+            "[1, 2]" to "not golden vectors",
             "{}" to "expected format kdtflite-golden-1, received: \"\".",
             goldenText { remove("samples") } to "samples",
             goldenText { put("format", "kdtflite-golden-2") } to "kdtflite-golden-2",
             goldenText { input().put("dtype", "int64") } to "unknown dtype \"int64\"",
             goldenText { input().put("scale", -1) } to "Expected a scale above 0",
-            goldenText { sample("inputs").put("quantized", "AgI") } to "these are no golden",
-            goldenText { sample("inputs").put("quantized", "????") } to "these are no golden",
+            goldenText { sample("inputs").put("quantized", "AgI") } to "these are not golden",
+            goldenText { sample("inputs").put("quantized", "????") } to "these are not golden",
             goldenText { sample("outputs").put("xnnpack", "AAAA") } to
                 "expected 2 bytes in \"xnnpack\", received: 3.",
             goldenText { getJSONArray("samples").getJSONObject(0).getJSONArray("inputs").clear() }

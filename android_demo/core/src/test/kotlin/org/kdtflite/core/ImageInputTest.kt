@@ -35,7 +35,7 @@ class ImageInputTest {
     }
 
     @Test
-    fun `without metadata the range of the input tells what a pixel is, and it says so`() {
+    fun `without metadata the range of the input decides, and the assumption is stated`() {
         val pixels = spec(1, 2, 2, 1, scale = 1f)
         val unit = spec(1, 2, 2, 1)
         val signed = spec(1, 2, 2, 1, scale = 1 / 127.5f, zero = 0)
@@ -49,7 +49,7 @@ class ImageInputTest {
     }
 
     @Test
-    fun `metadata that do not fit the channels are not used`() {
+    fun `metadata that does not fit the channels is ignored`() {
         val image = image(spec(1, 2, 2, 3), listOf(0f, 0f), listOf(255f, 255f))
         assertEquals(Assumption.ZERO_TO_ONE, image.assumption)
         assertEquals(
@@ -58,21 +58,21 @@ class ImageInputTest {
     }
 
     @Test
-    fun `colours become grey by BT 601`() {
+    fun `colors become gray by BT 601`() {
         val gray = image(spec(1, 1, 5, 1))
         val argb = intArrayOf(
             0xFFFF0000.toInt(), 0xFF00FF00.toInt(), 0xFF0000FF.toInt(), -1, 0x00123456,
         )
-        // 0.299 · 255, 0.587 · 255, 0.114 · 255; white; and what is transparent is white
+        // 0.299 · 255, 0.587 · 255, 0.114 · 255; white; and transparent pixels are white
         assertArrayEquals(byteArrayOf(76, 150.toByte(), 29, -1, -1), gray.bytes(argb))
-        val colour = image(spec(1, 1, 5, 3))
+        val color = image(spec(1, 1, 5, 3))
         assertArrayEquals(
-            byteArrayOf(-1, 0, 0, 0, -1, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1), colour.bytes(argb),
+            byteArrayOf(-1, 0, 0, 0, -1, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1), color.bytes(argb),
         )
     }
 
     @Test
-    fun `what the model sees can be shown`() {
+    fun `the model's input can be shown`() {
         assertArrayEquals(
             intArrayOf(0xFF808080.toInt()), image(spec(1, 1, 1, 1)).argb(byteArrayOf(-128)),
         )
@@ -82,13 +82,13 @@ class ImageInputTest {
     }
 
     @Test
-    fun `an input without channels is grey`() {
+    fun `an input without channels is gray`() {
         val image = image(spec(1, 4, 5))
         assertEquals(listOf(4, 5, 1), listOf(image.height, image.width, image.channels))
     }
 
     @Test
-    fun `what is no image is refused, with its shape`() {
+    fun `an input that is not an image is refused, with its shape`() {
         for (shape in listOf(intArrayOf(1, 10), intArrayOf(2, 4, 4, 1), intArrayOf(1, 4, 4, 2))) {
             val refused = assertThrows<Refusal> { ImageInput.of(spec(*shape), "f.tflite") }
             assertEquals(Refusal.Reason.SHAPE, refused.reason)

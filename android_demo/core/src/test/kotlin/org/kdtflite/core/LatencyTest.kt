@@ -22,7 +22,7 @@ class LatencyTest {
     }
 
     @Test
-    fun `no durations are refused`() {
+    fun `an empty list is refused`() {
         assertThrows<IllegalArgumentException> { Latency(doubleArrayOf()) }
     }
 }

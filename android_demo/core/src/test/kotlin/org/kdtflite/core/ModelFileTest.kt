@@ -21,18 +21,18 @@ class ModelFileTest {
     }
 
     @Test
-    fun `a view's position is its own`() {
+    fun `each view has its own position`() {
         val model = ModelFile.read("m.tflite", bytes.inputStream())
         model.buffer().position(5)
         assertEquals(0, model.buffer().position())
     }
 
     @Test
-    fun `what is no model is refused`() {
+    fun `a file that is not a model is refused`() {
         for (content in listOf(ByteArray(0), ByteArray(7), "PK and a zip file".toByteArray())) {
             val refused = assertThrows<Refusal> { ModelFile.read("m", content.inputStream()) }
             assertEquals(Refusal.Reason.NO_MODEL, refused.reason)
-            assertEquals("m is no .tflite file: its bytes 5 to 8 are not TFL3.", refused.message)
+            assertEquals("m is not a .tflite file: its bytes 5 to 8 are not TFL3.", refused.message)
         }
     }
 
@@ -47,7 +47,7 @@ class ModelFileTest {
     }
 
     @Test
-    fun `a file that cannot be read is refused with what the system says`() {
+    fun `a file that cannot be read is refused with the system's message`() {
         val broken = object : InputStream() {
             override fun read(): Int = throw IOException("gone")
         }

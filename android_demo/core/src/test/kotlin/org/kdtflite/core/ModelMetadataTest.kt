@@ -17,7 +17,7 @@ import org.junit.jupiter.api.condition.EnabledIfSystemProperty
 
 class ModelMetadataTest {
     @Test
-    fun `bytes that are no model give none, with the reason`() {
+    fun `bytes that are not a model give no metadata, with the reason`() {
         val metadata = ModelMetadata.read(ByteBuffer.allocateDirect(16))
         assertFalse(metadata.isPresent)
         assertNotNull(metadata.problem)
@@ -25,22 +25,22 @@ class ModelMetadataTest {
 
     @TestFactory
     @EnabledIfSystemProperty(named = "kdtflite.cases", matches = ".+")
-    fun `what Python wrote into a file is read`(): List<DynamicTest> =
+    fun `metadata from Python is read`(): List<DynamicTest> =
         cases(".metadata.json").map { file ->
             dynamicTest(file.name) {
-                val said = JSONObject(file.readText())
+                val written = JSONObject(file.readText())
                 val metadata = ModelMetadata.read(model(file).direct())
                 assertEquals(null, metadata.problem)
-                assertEquals(said.getBoolean("present"), metadata.isPresent)
+                assertEquals(written.getBoolean("present"), metadata.isPresent)
                 for ((key, value) in mapOf(
                     "name" to metadata.name, "description" to metadata.description,
                     "author" to metadata.author, "license" to metadata.license,
-                )) assertEquals(said.getString(key), value, key)
+                )) assertEquals(written.getString(key), value, key)
                 val input = metadata.inputs.firstOrNull() ?: ModelMetadata.Tensor()
                 val output = metadata.outputs.firstOrNull() ?: ModelMetadata.Tensor()
-                assertEquals(said.getJSONArray("mean").floats(), input.mean)
-                assertEquals(said.getJSONArray("std").floats(), input.std)
-                assertEquals(said.getJSONArray("labels").toList(), output.labels)
+                assertEquals(written.getJSONArray("mean").floats(), input.mean)
+                assertEquals(written.getJSONArray("std").floats(), input.std)
+                assertEquals(written.getJSONArray("labels").toList(), output.labels)
             }
         }
 
@@ -56,7 +56,7 @@ class ModelMetadataTest {
                     val damaged = bytes.copyOf(
                         if (random.nextInt(4) == 0) random.nextInt(bytes.size) else bytes.size,
                     )
-                    // The root and the metadata stand at the ends.
+                    // The root and the metadata are at the two ends.
                     repeat(8) {
                         val place = if (random.nextBoolean()) random.nextInt(64)
                             else damaged.size - 1 - random.nextInt(3000)
@@ -68,8 +68,8 @@ class ModelMetadataTest {
             }
         }
 
-    private fun model(said: File) =
-        File(said.parentFile, said.name.removeSuffix(".metadata.json") + ".tflite")
+    private fun model(written: File) =
+        File(written.parentFile, written.name.removeSuffix(".metadata.json") + ".tflite")
 
     private fun File.direct() = readBytes().direct()
 

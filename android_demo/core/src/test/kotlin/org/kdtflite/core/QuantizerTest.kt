@@ -20,7 +20,7 @@ class QuantizerTest {
     }
 
     @Test
-    fun `the neighbours of a half are not halves`() {
+    fun `the neighbors of a half are not halves`() {
         // floor(v + 0.5f) gives 1 for the first: the sum is rounded up in float32.
         assertEquals(0, unit.quantize(0.49999997f))
         assertEquals(0, unit.quantize(-0.49999997f))
@@ -82,7 +82,7 @@ class QuantizerTest {
             val dtype = listOf(DType.INT8, DType.UINT8, DType.INT16)[random.nextInt(3)]
             val zeroPoint = random.nextInt(dtype.least, dtype.greatest + 1)
             val scale = Math.scalb(1 + random.nextFloat(), random.nextInt(-20, 6))
-            // Halves and what lies beside them, as often as any value.
+            // Halves and their neighbors are as frequent as other values.
             val near = (random.nextInt(2 * dtype.least, 2 * dtype.greatest) + 0.5f) * scale
             val x = when (random.nextInt(4)) {
                 0 -> near

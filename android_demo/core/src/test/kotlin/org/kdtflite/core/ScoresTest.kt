@@ -15,14 +15,14 @@ class ScoresTest {
     }
 
     @Test
-    fun `equal scores are said to tie, in the order of their classes`() {
+    fun `equal scores are marked as ties, in the order of their classes`() {
         val top = Scores.top(floatArrayOf(1f, 5f, 5f, 1f, 0f), 5)
         assertEquals(listOf(1, 2, 0, 3, 4), top.map { it.index })
         assertEquals(listOf(true, true, true, true, false), top.map { it.tied })
     }
 
     @Test
-    fun `a tie with a class that is not shown is said as well`() {
+    fun `a tie with a class that is not shown is marked too`() {
         assertTrue(Scores.top(floatArrayOf(5f, 5f), 1).single().tied)
     }
 
@@ -74,7 +74,7 @@ class ScoresTest {
     }
 
     @Test
-    fun `fewer classes than asked for, and none`() {
+    fun `fewer classes than requested, or none`() {
         assertEquals(2, Scores.top(floatArrayOf(1f, 2f), 3).size)
         assertEquals(emptyList<Ranked>(), Scores.top(floatArrayOf(), 3))
     }

@@ -22,7 +22,7 @@ class SelfTestTest {
 
     @Test
     fun `each set of kernels is compared with its own answers`() {
-        // 2 x is what the built-in kernels gave; XNNPACK's second code is -6 instead of -8.
+        // 2 x is the answer of the built-in kernels; XNNPACK's second code is -6 instead of -8.
         val report = run { floatArrayOf(2 * it[0], 2 * it[1]) }!!
         val (xnnpack, builtIn) = report.outcomes
         assertEquals(SelfTest.Outcome(Kernels.BUILT_IN, 1, null, 1, 0, 0f), builtIn)
@@ -86,7 +86,7 @@ class SelfTestTest {
     }
 
     @Test
-    fun `it stops when told`() {
+    fun `it stops on request`() {
         assertNull(run(progress = { _, _ -> false }) { it })
     }
 
@@ -96,7 +96,7 @@ class SelfTestTest {
         val refused = assertThrows<Refusal> { run(text) { it } }
         assertEquals(Refusal.Reason.OTHER_MODEL, refused.reason)
         assertEquals(
-            "The golden vectors are of b.tflite, whose bytes are not those of fake.tflite.",
+            "The golden vectors belong to b.tflite, whose bytes differ from those of fake.tflite.",
             refused.message,
         )
     }

@@ -42,7 +42,7 @@ class TensorSpecTest {
     }
 
     @Test
-    fun `float32 passes unchanged, NaN and zeros of both signs with it`() {
+    fun `float32 passes unchanged, including NaN and zeros of both signs`() {
         val spec = spec(DType.FLOAT32)
         val buffer = spec.buffer()
         val values = floatArrayOf(-0f, Float.NaN, 1.5f)
@@ -77,13 +77,13 @@ class TensorSpecTest {
 
     @Test
     fun `dtypes are found by the name that Java and Python give them`() {
-        assertEquals(DType.FLOAT32, DType.named("FLOAT32"))
-        assertEquals(DType.INT16, DType.named("int16"))
-        assertNull(DType.named("int64"))
+        assertEquals(DType.FLOAT32, DType.fromName("FLOAT32"))
+        assertEquals(DType.INT16, DType.fromName("int16"))
+        assertNull(DType.fromName("int64"))
     }
 
     @Test
-    fun `it says what it is`() {
+    fun `its text describes it`() {
         assertEquals(
             "x 1 × 3 int8, scale 0.5, zero point -128", "${spec(DType.INT8, 0.5f, -128)}",
         )

@@ -30,7 +30,7 @@ import org.robolectric.android.controller.ActivityController
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 
-/** The app as it starts, over its own model and the runtime of the APK. */
+/** The app after a start, with its own model and the APK's runtime. */
 @RunWith(RobolectricTestRunner::class)
 @Config(sdk = [34], qualifiers = "w360dp-h740dp-xhdpi")
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
@@ -52,9 +52,9 @@ class ScreensTest {
     }
 
     @Test
-    fun `a drawing is answered as the finger lifts`() {
+    fun `a drawing is classified when the finger lifts`() {
         assertEquals(View.INVISIBLE, answer(R.id.draw_answer).visibility)
-        seven()
+        drawSeven()
         until("there is an answer") { answer(R.id.draw_answer).visibility == View.VISIBLE }
         val spoken = bars(R.id.draw_answer)
         assertTrue(spoken, Regex("^[^:]+: .* percent; .* percent; .* percent").containsMatchIn(spoken))
@@ -67,17 +67,17 @@ class ScreensTest {
     @Test
     @Config(qualifiers = "w360dp-h740dp-night-xhdpi")
     fun `the dark theme is dark`() {
-        seven()
+        drawSeven()
         until("there is an answer") { answer(R.id.draw_answer).visibility == View.VISIBLE }
         val shown = picture("draw_dark")
-        // Between the canvas and the edge there is background.
+        // There is background between the canvas and the edge.
         val background = shown.getPixel(4, shown.height - 4)
         assertTrue(Integer.toHexString(background), Color.luminance(background) < 0.1f)
     }
 
     @Test
     fun `a rotation keeps the drawing and the tab`() {
-        seven()
+        drawSeven()
         until("there is an answer") { answer(R.id.draw_answer).visibility == View.VISIBLE }
         val before = bars(R.id.draw_answer)
         tab(R.id.tab_model)
@@ -92,7 +92,7 @@ class ScreensTest {
     }
 
     @Test
-    fun `the model's screen says what the file says`() {
+    fun `the model's screen shows the file's metadata`() {
         tab(R.id.tab_model)
         val text = find<TextView>(R.id.model_lines).text.toString()
         assertTrue(text, session.open!!.model.sha256 in text)
@@ -102,76 +102,76 @@ class ScreensTest {
     }
 
     @Test
-    fun `a file that is no model leaves the former one, with one sentence`() {
+    fun `after a file that is not a model the current one stays, with one sentence`() {
         val former = session.open
-        pickedFile(Request.MODEL, "notes.txt", "no model at all".toByteArray())
+        pickFile(Request.MODEL, "notes.txt", "no model at all".toByteArray())
         until("it is refused") { session.notice != null }
         assertEquals(
-            "notes.txt is no .tflite file. The former model goes on.",
+            "notes.txt is not a .tflite file. The current model stays open.",
             find<TextView>(R.id.notice).text.toString(),
         )
         assertTrue(former === session.open)
         picture("refused")
-        seven()
+        drawSeven()
         until("there is an answer") { answer(R.id.draw_answer).visibility == View.VISIBLE }
-        // An answer does not take the sentence away; a rotation neither.
+        // Neither an answer nor a rotation removes the sentence.
         rotate()
         assertEquals(View.VISIBLE, find<View>(R.id.notice).visibility)
     }
 
     @Test
-    fun `each file of the cases is opened or refused, and the opened one comes back after a death`() {
+    fun `each file of the cases is opened or refused, and the opened one survives the process`() {
         for (file in File(System.getProperty("kdtflite.cases")).listFiles()!!.sorted()) {
             if (file.extension != "tflite") continue
             val former = session.open
-            pickedFile(Request.MODEL, file.name, file.readBytes())
+            pickFile(Request.MODEL, file.name, file.readBytes())
             until("$file is opened or refused") { session.open !== former || session.notice != null }
             assertEquals("${session.notice}", ".refused" in file.name, session.notice != null)
         }
         val opened = session.open!!
         assertFalse(opened.isBundled)
         assertTrue(find<View>(R.id.bundled_model).isEnabled)
-        // Another process begins with what the store has.
+        // Another process starts with what the store has.
         val next = Session(app.store, app.sentences)
         until("it is open again") { next.open != null }
         assertEquals(opened.model.sha256, next.open!!.model.sha256)
         assertEquals(opened.model.name, next.open!!.model.name)
         find<View>(R.id.bundled_model).performClick()
         until("the app's own model is back") { session.open!!.isBundled }
-        assertEquals(null, app.store.opened())
+        assertEquals(null, app.store.readOpened())
     }
 
     @Test
-    fun `the self-test says what is bit-equal, and keeps it`() {
+    fun `the self-test shows what is bit-identical, and keeps it`() {
         tab(R.id.tab_self_test)
         find<View>(R.id.self_test_run).performClick()
         until("it is done") { !session.selfTest.isRunning && session.selfTestText != null }
         val text = find<TextView>(R.id.self_test_lines).text.toString()
         assertTrue(text, text.startsWith("Passed.\nXNNPACK: "))
-        assertTrue(text, Regex("Quantizer: (\\d+) of \\1 values right").containsMatchIn(text))
+        assertTrue(text, Regex("Quantizer: (\\d+) of \\1 values correct").containsMatchIn(text))
         picture("self_test")
         rotate()
         assertEquals(text, find<TextView>(R.id.self_test_lines).text.toString())
     }
 
     @Test
-    fun `golden vectors of another model are refused, and text that is none`() {
+    fun `golden vectors of another model and other text are refused`() {
         val golden = session.open!!.golden
-        pickedFile(Request.GOLDEN, "golden.json", "{}".toByteArray())
+        pickFile(Request.GOLDEN, "golden.json", "{}".toByteArray())
         until("it is refused") { session.notice != null }
-        assertTrue(session.notice, session.notice!!.startsWith("These are no golden vectors"))
+        assertTrue(session.notice, session.notice!!.startsWith("These are not golden vectors"))
         assertTrue(golden === session.open!!.golden)
     }
 
     @Test
-    fun `the benchmark shows its rows, can be shared and cancelled`() {
+    fun `the benchmark shows its rows, can be shared and canceled`() {
         tab(R.id.tab_benchmark)
         assertFalse(find<View>(R.id.benchmark_share).isEnabled)
         find<View>(R.id.benchmark_run).performClick()
         assertFalse(find<View>(R.id.benchmark_run).isEnabled)
         find<View>(R.id.benchmark_cancel).performClick()
-        until("it is cancelled") { !session.benchmark.isRunning }
-        assertTrue(find<TextView>(R.id.benchmark_state).text.startsWith("Cancelled."))
+        until("it is canceled") { !session.benchmark.isRunning }
+        assertTrue(find<TextView>(R.id.benchmark_state).text.startsWith("Canceled."))
         assertEquals(null, session.benchmarkText)
         find<View>(R.id.benchmark_run).performClick()
         until("it is done") { !session.benchmark.isRunning }
@@ -183,21 +183,21 @@ class ScreensTest {
     }
 
     @Test
-    fun `a picture is answered and comes back after a rotation`() {
+    fun `a picture is classified and comes back after a rotation`() {
         tab(R.id.tab_pictures)
         find<View>(R.id.choose).performClick()
         val asked = shadowOf(activity).nextStartedActivityForResult
         assertEquals("image/*", asked.intent.type)
         val bitmap = Bitmap.createBitmap(300, 200, Bitmap.Config.ARGB_8888)
         Canvas(bitmap).drawColor(Color.rgb(30, 90, 200))
-        pickedFile(Request.PICTURE, "sky.png", png(bitmap))
+        pickFile(Request.PICTURE, "sky.png", png(bitmap))
         until("there is an answer") { answer(R.id.picture_answer).visibility == View.VISIBLE }
         picture("pictures")
         rotate()
         until("the answer is back") { answer(R.id.picture_answer).visibility == View.VISIBLE }
-        pickedFile(Request.PICTURE, "letter.txt", "no picture".toByteArray())
+        pickFile(Request.PICTURE, "letter.txt", "no picture".toByteArray())
         until("it is refused") { session.notice != null }
-        assertTrue(session.notice, "is no picture" in session.notice!!)
+        assertTrue(session.notice, "is not a picture" in session.notice!!)
     }
 
     @Test
@@ -244,8 +244,8 @@ class ScreensTest {
         idle()
     }
 
-    /** A 7: to the right, and down. */
-    private fun seven() {
+    /** Draws a 7: to the right, then down. */
+    private fun drawSeven() {
         idle()
         val canvas = find<View>(R.id.canvas)
         val side = canvas.width.toFloat()
@@ -265,7 +265,7 @@ class ScreensTest {
         event.recycle()
     }
 
-    private fun pickedFile(request: Int, name: String, content: ByteArray) {
+    private fun pickFile(request: Int, name: String, content: ByteArray) {
         val uri = Uri.parse("content://files/${Uri.encode(name)}")
         shadowOf(activity.contentResolver).registerInputStream(uri, ByteArrayInputStream(content))
         val data = android.content.Intent().setData(uri)
@@ -288,7 +288,7 @@ class ScreensTest {
 
     private fun idle() = shadowOf(Looper.getMainLooper()).idle()
 
-    /** Draws what is on the screen, and keeps it as a picture. */
+    /** Draws the screen and saves it as a picture. */
     private fun picture(name: String): Bitmap {
         idle()
         val view = activity.window.decorView

@@ -1,5 +1,0 @@
-"""`python -m kdtflite.cli`."""
-
-from kdtflite.cli import main
-
-main()

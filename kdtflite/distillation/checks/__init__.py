@@ -1,0 +1,1 @@
+"""Checks before a training starts, calibration, and the errors of a training."""

@@ -1,0 +1,1 @@
+"""`losses="auto"`: candidates, trials and the choice among them."""

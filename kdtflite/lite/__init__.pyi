@@ -1,0 +1,15 @@
+from .flatbuffer import FileTensor as FileTensor
+from .flatbuffer import Operator as Operator
+from .metadata import Metadata as Metadata
+from .metadata import TensorMetadata as TensorMetadata
+from .metadata_writing import Normalization as Normalization
+from .metadata_writing import add_metadata as add_metadata
+from .metadata_writing import check_metadata as check_metadata
+from .model import LiteModel as LiteModel
+from .model import as_lite_model as as_lite_model
+from .packing import pack as pack
+from .sandbox import load_untrusted as load_untrusted
+from .size_account import SizeAccount as SizeAccount
+from .tensors import TensorSpec as TensorSpec
+from .tensors import dequantize as dequantize
+from .tensors import quantize as quantize

@@ -1,0 +1,1 @@
+from .distillation.losses import *  # noqa: F403

@@ -1,0 +1,1 @@
+"""Keras 3 models, objects and callbacks converted to tf_keras."""

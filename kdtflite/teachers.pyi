@@ -1,0 +1,1 @@
+from .distillation.teachers import *  # noqa: F403
