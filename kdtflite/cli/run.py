@@ -40,7 +40,7 @@ def command(
         typer.Option(
             metavar="SHARE",
             help="The share of the training samples that keep their label. The teacher alone "
-            "teaches on the others.",
+            "teaches on the others; with 1, all keep it.",
             show_default="from the recipe",
         ),
     ] = None,

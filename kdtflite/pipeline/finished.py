@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = [
     "ABOUT",
     "REPORT",
     "RESULTS",
+    "digest_result",
     "find_damage",
     "list_artifacts",
     "note_results",
@@ -45,6 +47,11 @@ def list_artifacts(folder: Path, run_folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def digest_result(result: Any) -> str:
+    """Returns the SHA-256 of what a stage returned: done.json holds both."""
+    return _digest(json.dumps(result))
+
+
 def read_finished(folder: Path, *, quiet: bool = False) -> dict[str, Any] | None:
     """Returns what a finished stage left, or None if it is not finished or its files changed.
 
@@ -58,6 +65,8 @@ def read_finished(folder: Path, *, quiet: bool = False) -> dict[str, Any] | None
     try:
         if not isinstance(done["result"], dict) or not isinstance(done["seconds"], int | float):
             raise DataError("done.json is not what the stage wrote")
+        if done["result_sha256"] != digest_result(done["result"]):
+            raise DataError("done.json changed")
         for artifact in done["artifacts"]:
             path = folder.parent / artifact["file"]
             if not path.is_file():

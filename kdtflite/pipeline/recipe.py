@@ -73,9 +73,9 @@ class DataRecipe(Strict):
     labeled: Real | None = Field(
         None,
         gt=0,
-        lt=1,
+        le=1,
         description="share of the training samples that keep their label, class by class; the "
-        "teacher alone teaches on the others. By default all keep it",
+        "teacher alone teaches on the others. By default all keep it, as with 1",
     )
 
     @model_validator(mode="before")

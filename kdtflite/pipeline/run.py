@@ -31,6 +31,7 @@ from kdtflite.pipeline.finished import (
     ABOUT,
     REPORT,
     RESULTS,
+    digest_result,
     find_damage,
     list_artifacts,
     note_results,
@@ -77,7 +78,7 @@ def run(
         data_path: File or folder of the data set, in place of the recipe's.
         seed: Seed, in place of the recipe's.
         labeled: Share of the training samples that keep their label, in place of the recipe's;
-            the teacher alone teaches on the others.
+            the teacher alone teaches on the others; 1 keeps all.
         force: Start over if the folder holds a run already.
         strategy: Where to train: "none" (one device), "mirrored" (all GPUs of this machine),
             "multi_worker" (the workers of the environment variable TF_CONFIG, each started with
@@ -343,6 +344,7 @@ def _run_stage(stage: Any, current: Any, folder: Path) -> dict[str, Any]:
             "seconds": round(time.monotonic() - started, 2),
             "artifacts": list_artifacts(folder, folder.parent),
             "result": result,
+            "result_sha256": digest_result(result),
         }
         write_json(folder / "done.json", done, overwrite=True)
     workers.broadcast(0)  # the others wait for the chief here

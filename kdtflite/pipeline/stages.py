@@ -76,7 +76,7 @@ class Run:
                 "out: other data have a size of their own."
             )
         dataset = load(data.name, path=data.path, seed=self.recipe.seed, **options)
-        if data.labeled is None:
+        if data.labeled in (None, 1):
             return dataset
         return hide_labels(dataset, data.labeled, seed=self.recipe.seed)
 

@@ -29,6 +29,14 @@ def test_the_labeled_samples_alone_make_as_many_steps_as_all():
     assert (len(whole.x), whole.passes) == (96, 1)
 
 
+@pytest.mark.parametrize("share", [None, 1])
+def test_all_samples_keep_their_label_by_default_and_with_a_share_of_one(tmp_path, share):
+    recipe = load_recipe("digits").model_dump()
+    recipe["data"]["labeled"] = share
+    data = Run(load_recipe(recipe), tmp_path, {}).dataset
+    assert (len(data.train), data.unlabeled) == (1146, None)
+
+
 def test_a_smoothed_label_that_is_missing_is_a_row_that_says_so():
     rows = make_labels(np.array([2, -1]), 3, SMOOTHED)
     np.testing.assert_array_equal(rows, [[0, 0, 1], [-1, -1, -1]])

@@ -135,7 +135,7 @@ def test_a_share_of_labels_is_said_in_either_spelling():
         assert "labelled" not in stored
     for wrong, message in (
         ({"labeled": 0.1, "labelled": 0.1}, "either `labeled` or `labelled`"),
-        ({"labeled": 1.0}, "data.labeled"),
+        ({"labeled": 1.01}, "data.labeled"),
         ({"labelled": 0}, "data.labeled"),
     ):
         recipe["data"] = {"name": "digits", **wrong}

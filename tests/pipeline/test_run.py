@@ -19,6 +19,7 @@ from kdtflite.errors import (
 from kdtflite.evaluation.accuracy import evaluate
 from kdtflite.files import sha256
 from kdtflite.models import load_model
+from kdtflite.pipeline.finished import digest_result
 from kdtflite.pipeline.run import RUN_FILES, run
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
@@ -277,6 +278,12 @@ def copy(result, tmp_path):
     return folder
 
 
+def rename_keys(content):
+    done = json.loads(content)
+    done["result"] = {f"{key}?": value for key, value in done["result"].items()}
+    return json.dumps(done).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -290,6 +297,8 @@ def copy(result, tmp_path):
         ("measurements/done.json", b""),
         ("measurements/done.json", b'{"seconds": 1, "artifacts": [], "result": []}'),
         ("selection/done.json", b""),
+        ("selection/done.json", rename_keys),
+        ("measurements/done.json", rename_keys),
         ("files/ptq_int8.tflite", None),
     ],
 )
@@ -298,7 +307,7 @@ def test_a_finished_run_whose_files_were_changed_is_mended(result, copy, name, c
     if content is None:
         path.unlink()
     else:
-        path.write_bytes(content)
+        path.write_bytes(content(path.read_bytes()) if callable(content) else content)
     again = run(TINY, output=copy)
     said = " ".join(capfd.readouterr().err.split())
     assert "is already finished" not in said
@@ -386,6 +395,7 @@ def test_changed_data_are_refused(result, tmp_path):
     (folder / "report.json").unlink()
     done = json.loads((folder / "data" / "done.json").read_text())
     done["result"]["fingerprint"] = "0" * 64
+    done["result_sha256"] = digest_result(done["result"])
     (folder / "data" / "done.json").write_text(json.dumps(done))
     with pytest.raises(DataError, match="data changed since"):
         run(TINY, output=folder)
