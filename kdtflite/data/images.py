@@ -183,7 +183,8 @@ def list_class_folders(root: Path) -> list[Path]:
     Hidden ones are left out.
 
     Raises:
-        DataError: `root` is not a folder or has no subfolder, or two have the same number.
+        DataError: `root` is not a folder or has no subfolder, two have the same number, or a name
+            is not UTF-8.
     """
     if not root.is_dir():
         raise DataError(
@@ -196,6 +197,12 @@ def list_class_folders(root: Path) -> list[Path]:
             f"Expected one subfolder of images per class in {root}. Received: no subfolders. "
             "Put the images of each class into a folder named like the class."
         )
+    for folder in folders:
+        if (name := os.fsencode(folder.name)) != folder.name.encode(errors="replace"):
+            raise DataError(
+                f"Expected folders whose names are UTF-8 text in {root}. Received: {name!r}. Rename "
+                "it: the names become the classes' labels in the file and the report."
+            )
     if not all(is_number(folder.name) for folder in folders):
         return folders
     numbers = {int(folder.name): folder for folder in reversed(folders)}

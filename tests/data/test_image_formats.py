@@ -1,5 +1,6 @@
 """Images of every depth and kind: read right, or refused; never clipped without a word."""
 
+import os
 import struct
 
 import numpy as np
@@ -124,6 +125,15 @@ def test_damaged_images_are_refused_by_name(image):
         image.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"1\.png cannot be read"):
             read(image.parents[1])
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused(tmp_path):
+    for name in (b"cat", b"caf\xe9"):
+        folder = tmp_path / os.fsdecode(name)
+        folder.mkdir()
+        Image.new("L", (4, 2)).save(folder / "1.png")
+    with pytest.raises(DataError, match=r"UTF-8.*caf\\xe9"):
+        load_image_folder(tmp_path, (2, 4), 1, quiet=True)
 
 
 def test_folders_named_by_numbers_are_in_the_order_of_the_numbers(tmp_path):
