@@ -200,8 +200,8 @@ def list_class_folders(root: Path) -> list[Path]:
     for folder in folders:
         if (name := os.fsencode(folder.name)) != folder.name.encode(errors="replace"):
             raise DataError(
-                f"Expected folders whose names are UTF-8 text in {root}. Received: {name!r}. Rename "
-                "it: the names become the classes' labels in the file and the report."
+                f"Expected folders with names in UTF-8 in {root}. Received: {name!r}. Rename it: "
+                "the names become the classes' labels in the file and the report."
             )
     if not all(is_number(folder.name) for folder in folders):
         return folders

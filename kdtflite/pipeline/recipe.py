@@ -30,7 +30,7 @@ from kdtflite.pipeline.training_recipe import (
     TrainingRecipe,
 )
 from kdtflite.pipeline.yaml_files import abbreviate, find_absurd_value, parse_yaml, read_yaml
-from kdtflite.reporting.variants import SHIPPABLE
+from kdtflite.reporting.variants import DEFAULT, SHIPPABLE
 
 __all__ = [
     "AugmentationRecipe",
@@ -141,7 +141,11 @@ class MetadataRecipe(Strict):
 class ConversionRecipe(Strict):
     """The file."""
 
-    target: Literal["int8"] = Field("int8", description="what the file is proven to be")
+    target: Literal["int8", "int8x4"] = Field(
+        "int8",
+        description="what the file is proven to be; with int8x4, a file with int4 weights is made "
+        "as well, unless `variants` says otherwise",
+    )
     io_dtype: Literal["int8", "uint8"] = Field("int8", description="dtype of inputs and outputs")
     representative_samples: Whole = Field(500, ge=1, description="training samples to calibrate on")
     names: Literal["all", "layers", "none"] = Field(
@@ -182,13 +186,23 @@ class Recipe(Strict):
         description="training of the baseline; by default like the distillation, without a teacher",
     )
     variants: list[str] = Field(
-        list(SHIPPABLE),
+        list(DEFAULT["int8"]),
         min_length=1,
         description="the files to make, of which the best on validation samples is shipped: "
-        + ", ".join(SHIPPABLE),
+        + ", ".join(SHIPPABLE)
+        + "; by default all, and those with int4 weights only if the target is int8x4",
     )
     conversion: ConversionRecipe = ConversionRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_variants(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "variants" in values:
+            return values
+        conversion = values.get("conversion")
+        target = conversion.get("target") if isinstance(conversion, dict) else None
+        return {**values, "variants": list(DEFAULT["int8x4"])} if target == "int8x4" else values
 
     @model_validator(mode="before")
     @classmethod

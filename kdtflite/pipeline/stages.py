@@ -179,14 +179,18 @@ def _distill_float(run: Run) -> dict[str, Any]:
     return _distill(run, build_student(run), recipe, options, "distilled", "student, distilled")
 
 
-def _distill_quantized(run: Run) -> dict[str, Any]:
+def _distill_quantized(
+    run: Run, *, stage: str = "distilled_qat", weight_bits: int = 8
+) -> dict[str, Any]:
     recipe = run.recipe.quantization
     options = (
         _choose_options(run) if recipe.losses == "distillation" else recipe.distiller_options()
     )
-    student = quantize_aware(run.read_model("distilled"), run.dataset.train.x)
-    title = "student, distilled QAT"
-    result = _distill(run, student, recipe, options, "distilled_qat", title)
+    student = quantize_aware(
+        run.read_model("distilled"), run.dataset.train.x, weight_bits=weight_bits
+    )
+    title = "student, distilled QAT" + (f", int{weight_bits} weights" if weight_bits < 8 else "")
+    result = _distill(run, student, recipe, options, stage, title)
     return {**result, "quantization": student.quantization.to_dict()["layers"]}
 
 
@@ -217,7 +221,7 @@ def _write_files(run: Run) -> dict[str, Any]:
 
     for variant in run.variants:
         if "model" in run.results[variant.stage]:
-            write(variant.key, variant.stage, variant.target or conversion.target)
+            write(variant.key, variant.stage, variant.target)
         elif isinstance(teacher := run.read_teacher(), LiteTeacher):
             teacher.lite.save(folder / f"{variant.key}.tflite", overwrite=True)
     return {"proofs": proofs}
@@ -384,6 +388,12 @@ STAGES = (
     Stage("distilled", "distill the float student", _distill_float, together=True),
     Stage(
         "distilled_qat", "distill the quantization-aware student", _distill_quantized, together=True
+    ),
+    Stage(
+        "distilled_qat_int8x4",
+        "distill the quantization-aware student with int4 weights",
+        functools.partial(_distill_quantized, stage="distilled_qat_int8x4", weight_bits=4),
+        together=True,
     ),
     Stage("files", "convert and prove", _write_files),
     Stage("selection", "choose the file to ship, on validation samples", _select_file),

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 __all__ = [
+    "DEFAULT",
     "PLAIN",
     "SHIPPABLE",
     "TRAINING_STAGES",
@@ -35,7 +36,7 @@ class Variant:
         label: Its name for people.
         short_label: The same for narrow places.
         stage: The stage that trains its Keras model.
-        target: What it is converted to; None for the recipe's own integer target.
+        target: What it is converted to.
         rival: Key of the model that it has to beat to be worth its trouble.
         float_key: Key of the float model that it is quantized from; such a model can be shipped.
     """
@@ -44,7 +45,7 @@ class Variant:
     label: str
     short_label: str
     stage: str
-    target: str | None = None
+    target: str = "int8"
     rival: str | None = None
     float_key: str | None = None
 
@@ -95,11 +96,26 @@ VARIANTS = (
         rival="distilled_ptq_int8",
         float_key="distilled",
     ),
+    Variant(
+        "distilled_int8x4",
+        f"{_STUDENT}distilled, QAT int8x4",
+        "Distilled, QAT int8x4",
+        "distilled_qat_int8x4",
+        "int8x4",
+        rival="distilled_int8",
+        float_key="distilled",
+    ),
 )
 """In the order in which a run converts them and a report lists them."""
 
 SHIPPABLE = tuple(variant.key for variant in VARIANTS if variant.float_key is not None)
-"""The files among which a run chooses."""
+"""The files among which a run can choose."""
+
+DEFAULT = {
+    "int8": tuple(key for key in SHIPPABLE if not key.endswith("int8x4")),
+    "int8x4": SHIPPABLE,
+}
+"""The files that a run makes by default, by the recipe's target."""
 
 PLAIN = "ptq_int8"
 """What there is without a teacher and without quantization-aware training."""
@@ -110,6 +126,7 @@ TRAINING_STAGES = {
     "hard_labels_qat": "hard_labels_qat_int8",
     "distilled": "distilled",
     "distilled_qat": "distilled_int8",
+    "distilled_qat_int8x4": "distilled_int8x4",
 }
 """The stages that train, in order, each with the model that the report names its curves after."""
 

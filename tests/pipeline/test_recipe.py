@@ -146,7 +146,10 @@ def test_a_share_of_labels_is_said_in_either_spelling():
 def test_the_files_to_choose_from_are_named_and_all_four_by_default():
     recipe = values()
     four = ["ptq_int8", "hard_labels_qat_int8", "distilled_ptq_int8", "distilled_int8"]
-    assert load_recipe(recipe).variants[:4] == four
+    assert load_recipe(recipe).variants == four
+    with_int4 = load_recipe({**recipe, "conversion": {"target": "int8x4"}})
+    assert with_int4.variants == [*four, "distilled_int8x4"]
+    assert load_recipe(with_int4.model_dump()) == with_int4
     recipe["variants"] = four[2:]
     assert load_recipe(recipe).variants == four[2:]
     for wrong in ([], ["distilled"], [four[0], four[0]], ["int8"], "ptq_int8"):

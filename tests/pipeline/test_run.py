@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import kdtflite
+from kdtflite.conversion.target_proof import prove_target
 from kdtflite.errors import (
     ConfigurationError,
     DataError,
@@ -484,6 +485,28 @@ def test_a_run_of_one_variant_trains_what_it_needs_alone(of_images):
     assert not {"quantization", "choice"} & set(result.report)
     assert {path.name for path in (folder / "run").iterdir()} < set(RUN_FILES)
     assert not (folder / "run" / "distilled").exists()
+
+
+def test_a_file_with_int4_weights_is_made_proven_and_chosen_like_the_others(tmp_path):
+    recipe = yaml.safe_load(TINY.read_text())
+    recipe["variants"] = ["distilled_int8", "distilled_int8x4"]
+    found = run(recipe, output=tmp_path / "run")
+    eight, four = (
+        kdtflite.LiteModel.load(tmp_path / "run" / "files" / f"{key}.tflite")
+        for key in recipe["variants"]
+    )
+    assert prove_target(four, "int8x4").target == "int8x4"
+    assert len(four.content) < len(eight.content)
+    models = {model["key"]: model for model in found.report["models"]}
+    assert models["distilled_int8x4"]["label"] == "Student, distilled, QAT int8x4"
+    assert set(found.report["training"]) == {
+        "teacher", "distilled", "distilled_int8", "distilled_int8x4"
+    }  # fmt: skip
+    assert [file["key"] for file in found.report["selection"]["files"]] == recipe["variants"]
+    x = kdtflite.data.load("digits", seed=7).test.x
+    aware = load_model(tmp_path / "run" / "distilled_qat_int8x4" / "model.keras")
+    steps = np.abs(aware.predict(x, verbose=0) - four.predict(x)) / four.outputs[0].scale
+    assert steps.max() <= 3
 
 
 def test_the_command_of_a_report_works_from_any_folder(of_images, monkeypatch):

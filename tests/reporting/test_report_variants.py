@@ -1,6 +1,7 @@
 import pytest
 
 from kdtflite.reporting.variants import (
+    DEFAULT,
     PLAIN,
     SHIPPABLE,
     TRAINING_STAGES,
@@ -28,7 +29,8 @@ def test_the_table_of_models_names_only_what_it_holds():
 
 def test_keys_and_names_of_curves_stay_as_reports_have_them():
     assert [variant.key for variant in VARIANTS][:3] == ["teacher", "hard_labels", "distilled"]
-    assert SHIPPABLE[:4] == FOUR
+    assert (*FOUR, "distilled_int8x4") == SHIPPABLE
+    assert DEFAULT == {"int8": FOUR, "int8x4": SHIPPABLE}
     assert PLAIN == "ptq_int8"
     assert TRAINING_STAGES == {
         "teacher": "teacher",
@@ -36,6 +38,7 @@ def test_keys_and_names_of_curves_stay_as_reports_have_them():
         "hard_labels_qat": "hard_labels_qat_int8",
         "distilled": "distilled",
         "distilled_qat": "distilled_int8",
+        "distilled_qat_int8x4": "distilled_int8x4",
     }
     assert get_variant("other") is None
     assert shorten_label("Student, hard labels (float)") == "Hard labels (float)"
