@@ -63,8 +63,11 @@ _SGD = {"batch_size": 128, "optimizer": "sgd", "learning_rate": 0.2, "weight_dec
 _DIGIT = {"crop": 2, "rotation": 8, "zoom": 0.08}
 _GARMENT = {"crop": 2, "flip": True}
 _PICTURE = {"crop": 4, "flip": True}
-# An epoch of keywords passes over every clip twelve times.
+# An epoch of keywords passes over every clip twelve times. The losses are named: trials within a
+# third of so short a training would decide by chance.
 _WORD = {
+    "temperature": 2,
+    "hard_label_weight": 0.3,
     "epochs": 8,
     "batch_size": 128,
     "optimizer": "adamw",
@@ -215,6 +218,7 @@ def make_recipe(name: str, seed: int, arguments: argparse.Namespace) -> dict[str
         "data": data,
         "student": row.student,
         "distillation": _shorten(row.distillation, arguments.epochs),
+        "conversion": {"target": "int8x4"},
         "evaluation": {"pictures": 0},
     }
     if arguments.teacher is not None:
