@@ -133,11 +133,12 @@ class Auto:
     better half of them longer, and so on. Every rung takes the same number of steps in total, and
     the last one, which decides, twice as many. Each run starts from the same weights, sees the same
     batches and passes through the whole learning-rate schedule, compressed. Hard labels alone are
-    always a candidate and stay to the end. A candidate that is less accurate than they are after
-    the longest runs, by more than the standard error of their accuracy, is not chosen: a student
-    that distillation harms is trained without it. Within that error a candidate with a teacher is
-    chosen, since soft targets pay off late in a training, later than these runs last. Label
-    smoothing, which needs no teacher, is a candidate like the others.
+    always a candidate and stay to the end, and so does the best candidate with a teacher: after a
+    short run, label smoothing, which needs none, may lead by chance. A candidate that is less
+    accurate than the best one without a teacher after the longest runs, by more than the standard
+    error of that accuracy, is not chosen: a student that distillation harms is trained without it.
+    Within that error a candidate with a teacher is chosen, since soft targets pay off late in a
+    training, later than these runs last.
 
     Args:
         candidates: What to choose among, `CANDIDATES` by default, the most promising first: where
@@ -219,14 +220,14 @@ class Auto:
             why = f"There was no other candidate for a {task} student."
             return Choice(HARD_LABELS.name, why, (), steps, 0)
         budget = int(steps * self.max_fraction)
-        while len(left) > 1 and _plan_rungs(len(left), budget)[0][1] < self.min_steps:
+        while len(left) > 1 and _plan_rungs(left, budget)[0][1] < self.min_steps:
             left.pop()
         if len(left) == 1:
             why = f"A training of {steps} steps is too short to try others: {budget} for trials."
             return Choice(HARD_LABELS.name, why, (), steps, 0)
-        for rung, (size, length) in enumerate(_plan_rungs(len(left), budget), start=1):
+        for rung, (size, length) in enumerate(_plan_rungs(left, budget), start=1):
             # The hard labels come first and stay, whatever their score.
-            left = [HARD_LABELS, *left[1:size]]
+            left = [HARD_LABELS, *_keep_teacher(left[1:], size - 1)]
             scores = {candidate.name: run(candidate, length) for candidate in left}
             trials += [
                 Trial(name, rung, length, length / steps_per_epoch, **asdict(score))
@@ -235,11 +236,16 @@ class Auto:
             # The sort is stable: of equals, the first in the list wins.
             ranked = sorted(left[1:], key=lambda c: scores[c.name].order, reverse=True)
             left = [HARD_LABELS, *ranked]
-        best, hard = left[1].name, HARD_LABELS.name
-        good = _is_good_enough(left[1], scores[best], scores[hard])
+        taught = next((c for c in ranked if c.has_teacher), ranked[0])
+        without = max(
+            (c for c in left if c is not taught and not c.has_teacher),
+            key=lambda c: scores[c.name].order,
+        )
+        good = _is_good_enough(taught, scores[taught.name], scores[without.name])
         spent = sum(trial.steps for trial in trials)
-        why = _explain(best, scores, trials[-1], good)
-        return Choice(best if good else hard, why, tuple(trials), steps, spent)
+        why = _explain(taught.name, without.name, scores, trials[-1], good)
+        chosen = taught if good else without
+        return Choice(chosen.name, why, tuple(trials), steps, spent)
 
 
 def as_auto(losses: Any, hard_label_weight: Any, loss_weights: Any) -> Auto | None:
@@ -262,37 +268,50 @@ def as_auto(losses: Any, hard_label_weight: Any, loss_weights: Any) -> Auto | No
     return Auto() if isinstance(losses, str) else losses
 
 
-def _plan_rungs(candidates: int, budget: int) -> list[tuple[int, int]]:
-    """Returns the number of candidates of each rung, down to two, and the steps of each run."""
-    sizes = [candidates]
-    while sizes[-1] > 2:
-        sizes.append(max(2, math.ceil(sizes[-1] / 2)))
+def _plan_rungs(candidates: Sequence[Candidate], budget: int) -> list[tuple[int, int]]:
+    """Returns the number of candidates of each rung and the steps of each run.
+
+    The last ones are the hard labels, the best candidate with a teacher, and, if there are others
+    without one, the best of the rest.
+    """
+    fewest = min(3, 1 + len({candidate.has_teacher for candidate in candidates[1:]}))
+    sizes = [len(candidates)]
+    while sizes[-1] > fewest:
+        sizes.append(max(fewest, math.ceil(sizes[-1] / 2)))
     shares = [budget // (len(sizes) + 1)] * (len(sizes) - 1)
     shares.append(2 * budget // (len(sizes) + 1))
     return [(size, share // size) for size, share in zip(sizes, shares, strict=True)]
 
 
-def _is_good_enough(candidate: Candidate, own: Score, hard: Score) -> bool:
-    """Whether a candidate is ahead of the hard labels, or with a teacher behind them by noise."""
-    if own.order > hard.order:
+def _keep_teacher(ranked: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Returns the first candidates, the best one with a teacher among them."""
+    kept = list(ranked[:count])
+    if not any(candidate.has_teacher for candidate in kept):
+        kept[-1:] = [next((c for c in ranked if c.has_teacher), kept[-1])]
+    return kept
+
+
+def _is_good_enough(candidate: Candidate, own: Score, without: Score) -> bool:
+    """Whether a candidate is ahead of the best without a teacher, or with one behind by noise."""
+    if own.order > without.order:
         return True
-    behind = hard.accuracy - own.accuracy
-    return candidate.has_teacher and behind < hard.noise and math.isfinite(own.log_loss)
+    behind = without.accuracy - own.accuracy
+    return candidate.has_teacher and behind < without.noise and math.isfinite(own.log_loss)
 
 
-def _explain(best: str, scores: dict[str, Score], last: Trial, good: bool) -> str:
-    own, hard = scores[best], scores[HARD_LABELS.name]
+def _explain(best: str, without: str, scores: dict[str, Score], last: Trial, good: bool) -> str:
+    own, hard = scores[best], scores[without]
     after = f"after {last.epochs:.3g} epochs"
     if own.accuracy == hard.accuracy:
         compared = (
-            f"as accurate on the validation samples as hard labels alone {after} "
+            f"as accurate on the validation samples as {without} {after} "
             f"({own.accuracy:.2%}), with a log loss of {own.log_loss:.4f} against "
             f"{hard.log_loss:.4f}"
         )
     else:
         word = "more" if own.accuracy > hard.accuracy else "less"
         compared = (
-            f"{word} accurate on the validation samples than hard labels alone {after} "
+            f"{word} accurate on the validation samples than {without} {after} "
             f"({own.accuracy:.2%} against {hard.accuracy:.2%})"
         )
     if not good:
