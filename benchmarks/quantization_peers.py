@@ -4,7 +4,7 @@
     python benchmarks/quantization_peers.py --rows mnist fashion_mnist
 
 There is one float model per data set and seed. From its weights start TensorFlow Lite's and
-ai-edge-quantizer's post-training quantization, TFMOT's quantization-aware training, and kdtflite's
+litert-quantizer's post-training quantization, TFMOT's quantization-aware training, and kdtflite's
 of both kinds. The three trainings take the same steps. "distilled" means that the float model
 itself is the teacher.
 """
@@ -67,7 +67,7 @@ ROWS = {
 METHODS = (
     "float",
     "TFLite PTQ",
-    "ai-edge-quantizer PTQ",
+    "litert-quantizer PTQ",
     "TFMOT QAT",
     "kdtflite PTQ",
     "kdtflite QAT",
@@ -125,7 +125,7 @@ class Row:
         made: dict[str, Callable[[], dict[str, Any]]] = {
             "float": self.convert_float,
             "TFLite PTQ": self.convert_ptq,
-            "ai-edge-quantizer PTQ": self.quantize_with_ai_edge,
+            "litert-quantizer PTQ": self.quantize_with_litert,
             "TFMOT QAT": self.train_with_tfmot,
             "kdtflite PTQ": self.quantize_post_training,
             "kdtflite QAT": lambda: self.train_aware(distilled=False),
@@ -191,12 +191,12 @@ class Row:
 
         return self.measure(kdtflite.convert(self.load_model(), self.calibration, progress=False))
 
-    def quantize_with_ai_edge(self) -> dict[str, Any]:
-        """Applies ai-edge-quantizer's static int8 recipe to the float file."""
+    def quantize_with_litert(self) -> dict[str, Any]:
+        """Applies litert-quantizer's static int8 recipe to the float file."""
         try:
-            from ai_edge_quantizer import quantizer, recipe
+            from litert_quantizer import quantizer, recipe
         except ImportError:
-            return {"error": "ai-edge-quantizer is not installed"}
+            return {"error": "litert-quantizer is not installed"}
         import kdtflite
         from kdtflite.lite.model import LiteModel
 

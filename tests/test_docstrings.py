@@ -22,7 +22,7 @@ def modules_with_examples():
 def test_examples_run_as_they_stand(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if name == "kdtflite.conversion.mixed":
-        pytest.importorskip("ai_edge_quantizer")
+        pytest.importorskip("litert_quantizer")
     module = importlib.import_module(name.removesuffix(".__init__"))
     tf_keras.backend.clear_session()  # as in a fresh session, the first Dense is "dense"
     results = doctest.testmod(module)

@@ -10,5 +10,5 @@ def test_examples_run_in_order(page, tmp_path, monkeypatch):
     namespace = {"__name__": "__main__"}
     for number, block in enumerate(python_blocks(page), 1):
         if "mixed_precision" in block:
-            pytest.importorskip("ai_edge_quantizer")
+            pytest.importorskip("litert_quantizer")
         exec(compile(block, f"{name_of(page)}, example {number}", "exec"), namespace)

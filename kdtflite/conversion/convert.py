@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kdtflite.arguments import check_arguments
 from kdtflite.conversion import converter_process
 from kdtflite.conversion.failures import explain_failure
 from kdtflite.conversion.four_bits import require_quantizer
@@ -51,6 +52,7 @@ __all__ = ["convert"]
 _LISTED = 8
 
 
+@check_arguments
 def convert(
     model: Any,
     representative_data: Any = None,

@@ -1,4 +1,4 @@
-"""Quantizes a float file by ai-edge-quantizer, with some operators wider than int8."""
+"""Quantizes a float file by litert-quantizer, with some operators wider than int8."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EdgeQuantizer:
         data: Samples for the ranges of its activations: the least and greatest value of all.
 
     Raises:
-        ConfigurationError: ai-edge-quantizer is not installed.
+        ConfigurationError: litert-quantizer is not installed.
         ConversionError: It does not accept the file.
         ModelFileError: Several tensors of the file have one name.
     """
@@ -61,7 +61,7 @@ class EdgeQuantizer:
             io_dtype: "int8" or "int16", for the file's inputs and outputs.
 
         Raises:
-            ConversionError: ai-edge-quantizer fails.
+            ConversionError: litert-quantizer fails.
         """
         quantizer, operation = self._create_quantizer()
         for operator in wide:
@@ -91,7 +91,7 @@ class EdgeQuantizer:
     def _calibrate(self, data: RepresentativeData) -> dict[str, Any]:
         """Returns the range of every tensor over all samples.
 
-        ai-edge-quantizer averages the ranges of several batches, which makes them narrower than
+        litert-quantizer averages the ranges of several batches, which makes them narrower than
         the values. So each batch is calibrated alone.
         """
         with _silence("calibrate the file"):
@@ -112,7 +112,7 @@ class EdgeQuantizer:
 
 
 def _read_names(file: LiteModel) -> dict[int, str]:
-    """Returns the names that the file itself has, by which ai-edge-quantizer finds operators."""
+    """Returns the names that the file itself has, by which litert-quantizer finds operators."""
     tensors, _ = read_graph(file.content)
     names = {tensor.index: tensor.name for tensor in tensors if not tensor.subgraph}
     if len(set(names.values())) < len(names):
@@ -126,7 +126,7 @@ def _read_names(file: LiteModel) -> dict[int, str]:
 
 def _import_modules() -> tuple[Any, Any, Any]:
     require_quantizer("Mixed precision")
-    from ai_edge_quantizer import qtyping, quantizer, recipe
+    from litert_quantizer import qtyping, quantizer, recipe
 
     return quantizer, recipe, qtyping
 
@@ -141,6 +141,6 @@ def _silence(action: str) -> Iterator[None]:
                 yield
             except Exception as error:  # it has no error classes of its own
                 raise ConversionError(
-                    f"ai-edge-quantizer could not {action}: {type(error).__name__}: "
+                    f"litert-quantizer could not {action}: {type(error).__name__}: "
                     f"{to_line(error)[:400]}."
                 ) from error

@@ -1,4 +1,4 @@
-"""Four-bit weights: AI Edge Quantizer turns a float file into an int4 one."""
+"""Four-bit weights: LiteRT Quantizer turns a float file into an int4 one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdtflite.lite.flatbuffer import FileTensor, Operator, read_graph
 __all__ = ["fits_blocks", "quantize_to_int4", "require_quantizer"]
 
 _INT4 = ("CONV_2D", "FULLY_CONNECTED", "EMBEDDING_LOOKUP")
-# These have no int4 kernels. The names are AI Edge Quantizer's.
+# These have no int4 kernels. The names are LiteRT Quantizer's.
 _INT8 = ("DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "BATCH_MATMUL")
 # For weights in blocks, LiteRT 2.3's built-in kernel (unlike XNNPACK's) silently returns zeros if
 # there are fewer rows, and silently skips a fused activation.
@@ -20,10 +20,10 @@ _MIN_ROWS = 4
 
 
 def require_quantizer(what: str) -> None:
-    """Raises ConfigurationError, with how to install it, if AI Edge Quantizer is missing."""
-    if importlib.util.find_spec("ai_edge_quantizer") is None:
+    """Raises ConfigurationError, with how to install it, if LiteRT Quantizer is missing."""
+    if importlib.util.find_spec("litert_quantizer") is None:
         raise ConfigurationError(
-            f"{what} needs the package ai-edge-quantizer, which is not installed. "
+            f"{what} needs the package litert-quantizer, which is not installed. "
             "Install it with: pip install 'kdtflite[edge]'."
         )
 
@@ -45,8 +45,8 @@ def quantize_to_int4(content: bytes, *, block_size: int = 0) -> bytes:
             if the row divides into such blocks and every kernel is correct (four units or more,
             no fused activation); 0 for one scale per row.
     """
-    from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
-    from ai_edge_quantizer.quantizer import Quantizer
+    from litert_quantizer.qtyping import QuantGranularity, TFLOperationName
+    from litert_quantizer.quantizer import Quantizer
 
     quantizer = Quantizer(content)
     for names, bits in ((_INT4, 4), (_INT8, 8)):

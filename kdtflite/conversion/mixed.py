@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.conversion.convert import convert
 from kdtflite.conversion.edge_quantizer import WIDE, EdgeQuantizer
 from kdtflite.conversion.inspection import find_layer
@@ -33,6 +34,7 @@ from kdtflite.quantization.stripping import is_quantization_aware, strip
 __all__ = ["mixed_precision"]
 
 
+@check_arguments
 def mixed_precision(
     model: Any,
     representative_data: Any,
@@ -82,12 +84,12 @@ def mixed_precision(
         samples: The most samples of `validation` to compare on; labeled ones are all used.
 
     Raises:
-        ConfigurationError: ai-edge-quantizer is not installed, none of `keep`, `budget_bytes` and
+        ConfigurationError: litert-quantizer is not installed, none of `keep`, `budget_bytes` and
             `tolerance` is given, one is out of range, or the first file is already over budget.
-        NotFullyIntegerError: An operator has no integer kernel, or ai-edge-quantizer leaves it in
+        NotFullyIntegerError: An operator has no integer kernel, or litert-quantizer leaves it in
             float, such as SHAPE, which a Reshape layer makes.
         UnsupportedModelError: The model is of another kind, or a file that is already quantized.
-        ConversionError: The converter or ai-edge-quantizer failed.
+        ConversionError: The converter or litert-quantizer failed.
         DataError: The data do not fit the model.
 
     Example:

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from kdtflite.arguments import check_arguments
 from kdtflite.data.augment import Augmentation
 from kdtflite.errors import DataError
 
@@ -25,6 +26,7 @@ class Samples(Protocol):
         """Their labels, shape (samples,)."""
 
 
+@check_arguments
 def steps_per_epoch(split: Samples, batch_size: int, *, passes: int = 1) -> int:
     """Returns the number of full batches in an epoch.
 
@@ -45,6 +47,7 @@ def steps_per_epoch(split: Samples, batch_size: int, *, passes: int = 1) -> int:
     return steps
 
 
+@check_arguments
 def training_batches(
     split: Samples,
     *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, DataError
 
 __all__ = ["to_image"]
@@ -12,6 +13,7 @@ __all__ = ["to_image"]
 Bytes = npt.NDArray[np.uint8]
 
 
+@check_arguments
 def to_image(gray: npt.ArrayLike, size: int = 28, box: int | None = None) -> Bytes:
     """Crops, scales and centers a drawing as MNIST's digits were (LeCun et al., 1998).
 

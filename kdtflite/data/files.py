@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kdtflite.arguments import check_arguments
 from kdtflite.data.images import (
     find_image_size,
     list_class_folders,
@@ -102,6 +103,7 @@ def load_arrays(
     return Arrays(x, y, ("x",))
 
 
+@check_arguments
 def load_user_dataset(
     path: str | os.PathLike[str],
     *,

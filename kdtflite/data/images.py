@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kdtflite.arguments import check_arguments
 from kdtflite.data.classes import is_number
 from kdtflite.errors import ConfigurationError, DataError, KdtfliteError, to_line
 from kdtflite.progress import say, track
@@ -36,6 +37,7 @@ _FAULTS = (
 )
 
 
+@check_arguments
 def load_image_folder(
     path: str | os.PathLike[str],
     image_size: int | tuple[int, int],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdtflite.arguments import check_arguments
 from kdtflite.data.npz import read_npz
 from kdtflite.data.splits import Dataset, Split, as_labels, stratified_split
 from kdtflite.errors import ConfigurationError, DataError, choose
@@ -91,6 +92,7 @@ _NAMED = {
 NAMES = tuple(_NAMED)
 
 
+@check_arguments
 def load_dataset(
     name: str,
     path: str | os.PathLike[str] = "auto",

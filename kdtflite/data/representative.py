@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import DataError
 from kdtflite.progress import say
 
@@ -59,6 +60,7 @@ class RepresentativeData:
             yield {name: value[start : start + size] for name, value in self.samples.items()}
 
 
+@check_arguments
 def take_samples(
     data: Any, inputs: Sequence[InputSpec], *, limit: int = DEFAULT_SAMPLES, few: int = _FEW
 ) -> RepresentativeData:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.data.files import load_user_dataset
 from kdtflite.data.named import NAMES, load_dataset
 from kdtflite.data.splits import Dataset
@@ -14,6 +15,7 @@ from kdtflite.errors import choose
 __all__ = ["is_path", "load"]
 
 
+@check_arguments
 def load(
     name_or_path: str | os.PathLike[str],
     path: str | os.PathLike[str] = "auto",

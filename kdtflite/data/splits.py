@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.progress import say
 
@@ -288,6 +289,7 @@ def as_labels(y: npt.ArrayLike, *, quiet: bool = False) -> np.ndarray:
     return labels.astype(np.int64)
 
 
+@check_arguments
 def stratified_split(
     y: np.ndarray, held_out: float | int, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kdtflite.arguments import check_arguments
 from kdtflite.data.classes import apply_matching, match_classes
 from kdtflite.data.splits import Split, as_labels
 from kdtflite.errors import ConfigurationError, DataError, ShapeMismatchError, choose
@@ -31,6 +32,7 @@ Samples = np.ndarray | dict[str, np.ndarray]
 _FLOAT_FLOOR = 1e-7
 
 
+@check_arguments
 def evaluate(
     model: Any,
     data: Any,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, UnsupportedModelError
 from kdtflite.evaluation.layers.comparison import ComparedTensor, compare_tensors
 from kdtflite.evaluation.layers.labels import WithoutTensor
@@ -164,6 +165,7 @@ class TensorDifferences(Result):
         return ax
 
 
+@check_arguments
 def first_difference(
     model: Any,
     lite: Any,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, DataError, ModelFileError
 from kdtflite.evaluation.golden_file import FORMAT, GoldenVectors, encode
 from kdtflite.lite.model import LiteModel, as_lite_model
@@ -36,6 +37,7 @@ _HALVES = 64
 _RANDOM = 64
 
 
+@check_arguments
 def golden_vectors(
     lite: Any,
     data: ArrayLike | Mapping[str, ArrayLike] | None = None,

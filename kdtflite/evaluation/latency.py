@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.evaluation.arena import arena_bytes
 from kdtflite.evaluation.machine import count_usable_cores, describe_machine
@@ -146,6 +147,7 @@ class Benchmark(Result):
         return ax
 
 
+@check_arguments
 def benchmark(
     lite: Any,
     *,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.evaluation.layers.comparison import ComparedTensor, compare_tensors
 from kdtflite.evaluation.layers.labels import WithoutTensor
 from kdtflite.evaluation.layers.plot import draw_sqnr, make_layer_table
@@ -158,6 +159,7 @@ class LayerErrors(Result):
         return draw_sqnr([(layer.layer, layer.sqnr) for layer in self.layers], ax)
 
 
+@check_arguments
 def layer_errors(
     model: Any,
     lite: Any,

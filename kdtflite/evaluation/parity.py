@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import DataError, ShapeMismatchError
 from kdtflite.evaluation.latency import count_delegated_operators
 from kdtflite.evaluation.models import (
@@ -95,6 +96,7 @@ class Parity(Result):
         return ax
 
 
+@check_arguments
 def compare(
     model: Any,
     lite: Any,

@@ -11,6 +11,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, ModelFileError
 from kdtflite.lite._generated import metadata_schema as schema
 from kdtflite.lite.metadata import DETAILS, ENTRY, has_metadata
@@ -29,6 +30,7 @@ _FORMAT = "kdtflite-metadata-1"
 _PARSER_VERSION = "1.0.0"
 
 
+@check_arguments
 def add_metadata(
     lite: Any,
     *,

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, ModelFileError, to_line
 from kdtflite.lite.flatbuffer_tree import Table, Tables, TreeReader, Vector
 from kdtflite.lite.flatbuffer_writing import write_tree
@@ -29,6 +30,7 @@ _MIN, _MAX, _SCALE = 0, 1, 2
 _MAX_ARCHIVE = 1 << 26
 
 
+@check_arguments
 def pack(lite: Any, names: str = "layers") -> LiteModel:
     """Returns the same model in fewer bytes, if every kernel set computes the same with it.
 

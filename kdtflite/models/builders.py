@@ -7,6 +7,7 @@ from typing import Any
 
 import tf_keras as keras
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, choose
 
 __all__ = ["ARCHITECTURES", "build_model"]
@@ -15,6 +16,7 @@ L = keras.layers
 _OPTIONS = {"padding": "same", "use_bias": False}
 
 
+@check_arguments
 def build_model(
     architecture: str,
     *,

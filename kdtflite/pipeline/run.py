@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from kdtflite.arguments import check_arguments
 from kdtflite.data.sources import is_path
 from kdtflite.errors import (
     ConfigurationError,
@@ -56,6 +57,7 @@ RUN_FILES = (*list_stages(SHIPPABLE), "recipe.yaml", "log.txt", ".lock", *RESULT
 _STARTED_MARKERS = ("checkpoint", "done.json")
 
 
+@check_arguments
 def run(
     recipe: str | os.PathLike[str] | dict[str, Any] | Recipe,
     *,

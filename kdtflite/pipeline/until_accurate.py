@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from kdtflite.arguments import check_arguments
 from kdtflite.conversion.convert import convert
 from kdtflite.data.representative import DEFAULT_SAMPLES
 from kdtflite.distillation.distiller import Distiller
@@ -117,6 +118,7 @@ class UntilAccurate(Result):
         return ax
 
 
+@check_arguments
 def until_accurate(
     student: Any,
     teacher: Any,

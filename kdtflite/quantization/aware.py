@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, UnsupportedModelError, choose
 from kdtflite.models.as_graph import as_graph
 from kdtflite.models.keras_internals import get_input_structure
@@ -39,6 +40,7 @@ _RANGES = ("fixed", "learned", "moving")
 _SAME = 1e-3
 
 
+@check_arguments
 def quantize_aware(
     model: Any,
     representative_data: Any = None,

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras as keras
 from rich.text import Text
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, DataError, UnsupportedModelError
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.keras_internals import expects_training
@@ -98,6 +99,7 @@ class BiasCorrection(Result):
         )
 
 
+@check_arguments
 def correct_biases(model: Any, data: Any, *, samples: int = 256) -> BiasCorrection:
     """Subtracts from each bias what rounding adds to its layer's mean output. Changes `model`.
 

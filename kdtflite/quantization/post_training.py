@@ -8,6 +8,7 @@ from typing import Any
 
 import tf_keras as keras
 
+from kdtflite.arguments import check_arguments
 from kdtflite.data.representative import DEFAULT_SAMPLES
 from kdtflite.errors import DataError
 from kdtflite.models.as_graph import as_graph
@@ -27,6 +28,7 @@ from kdtflite.results import Axes, Result, Table, make_table, plot_bars
 __all__ = ["CalibrationChoice", "TriedCalibration", "choose_calibration", "quantize_post_training"]
 
 
+@check_arguments
 def quantize_post_training(
     model: Any,
     representative_data: Any,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, DataError, UnsupportedModelError, choose
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.models.inspect import find_output_kind
@@ -115,6 +116,7 @@ class Sensitivity(Result):
         return plot_bars([(layer.layer, layer.change) for layer in self.layers], label, ax)
 
 
+@check_arguments
 def measure_sensitivity(
     model: Any,
     data: Any,

@@ -19,7 +19,7 @@ from kdtflite.errors import (
     UnsupportedModelError,
 )
 
-pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed")
+pytest.importorskip("litert_quantizer", reason="litert-quantizer is not installed")
 
 L = keras.layers
 
@@ -200,6 +200,6 @@ def test_errors_say_what_is_wrong(float_file, x, monkeypatch):
     integer = EdgeQuantizer(float_file, RepresentativeData({"image": x})).quantize()
     with pytest.raises(UnsupportedModelError, match="already quantized"):
         kdtflite.mixed_precision(integer, x, keep=1)
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    monkeypatch.setitem(sys.modules, "litert_quantizer", None)
     with pytest.raises(ConfigurationError, match=r"kdtflite\[edge\]"):
         kdtflite.mixed_precision(float_file, x, keep=1)

@@ -266,7 +266,7 @@ def test_without_its_package_int4_says_how_to_install_it(net, monkeypatch):
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *rest: None if name == "ai_edge_quantizer" else real(name, *rest),
+        lambda name, *rest: None if name == "litert_quantizer" else real(name, *rest),
     )
     with pytest.raises(ConfigurationError, match=r"'int4' needs .*pip install 'kdtflite\[edge\]'"):
         convert(net, target="int4")

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, choose
 from kdtflite.quantization.calibration.entropy import Entropy
 from kdtflite.quantization.calibration.mean_std import MeanStd
@@ -28,6 +29,7 @@ CALIBRATIONS: dict[str, type[Observer]] = {
 }
 
 
+@check_arguments
 def get_calibration(name: str, **options: Any) -> Callable[..., Observer]:
     """Returns a function that makes the observers of a method, one for each tensor.
 

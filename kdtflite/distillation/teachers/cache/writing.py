@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kdtflite.arguments import check_arguments
 from kdtflite.data.augment import Augmentation
 from kdtflite.distillation.teachers.cache.data import Data, SampleBatch, StreamData, as_data
 from kdtflite.distillation.teachers.cache.manifest import (
@@ -41,6 +42,7 @@ __all__ = ["cache_teacher"]
 _SHARD_SAMPLES = 16_384
 
 
+@check_arguments
 def cache_teacher(
     teacher: Any,
     data: Any,
