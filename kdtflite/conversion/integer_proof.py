@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.conversion.inspection import FileGraph, join_faults, run_once
 from kdtflite.errors import ModelFileError, NotFullyIntegerError
 from kdtflite.lite.model import as_lite_model
@@ -80,6 +81,7 @@ class IntegerProof(Result):
         return ax
 
 
+@check_arguments
 def prove_fully_integer(lite: Any, *, layers: Iterable[str] = ()) -> IntegerProof:
     """Inspects every tensor and operator of a file and runs it once with the default delegate.
 

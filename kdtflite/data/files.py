@@ -53,6 +53,7 @@ class Arrays(NamedTuple):
     names: tuple[str, ...]
 
 
+@check_arguments
 def load_arrays(
     path: str | os.PathLike[str], *, part: Part = "train", quiet: bool = False
 ) -> Arrays:

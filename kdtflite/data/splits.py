@@ -232,6 +232,7 @@ def refuse_not_finite(x: np.ndarray) -> None:
     )
 
 
+@check_arguments
 def as_labels(y: npt.ArrayLike, *, quiet: bool = False) -> np.ndarray:
     """Returns labels of any usual form as class indices.
 

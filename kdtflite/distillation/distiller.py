@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from kdtflite.arguments import check_arguments
 from kdtflite.distillation.checks.compatibility import check_teacher
 from kdtflite.distillation.checks.teacher_score import TeacherScore
 from kdtflite.distillation.losses import DistillationLoss, SoftTargets
@@ -96,6 +97,7 @@ class Distiller(BaseDistiller):
 
     _objective: Objective
 
+    @check_arguments
     def __init__(
         self,
         student: Any,

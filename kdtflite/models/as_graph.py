@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import UnsupportedModelError
 from kdtflite.models.as_tf_keras import as_tf_keras
 from kdtflite.progress import say
@@ -16,6 +17,7 @@ __all__ = ["as_graph"]
 _OTHER_FLOATS = frozenset({"bfloat16", "float16", "float64"})
 
 
+@check_arguments
 def as_graph(model: Any, *, float32: bool = True) -> tf_keras.Model:
     """Returns `model` as a Sequential or Functional tf_keras model, at every depth, in float32.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import UnsupportedModelError
 from kdtflite.models.keras3.conversion import from_keras3, is_from_keras3
 from kdtflite.models.load import load_model
@@ -20,6 +21,7 @@ _EXPECTED = (
 )
 
 
+@check_arguments
 def as_tf_keras(model: Any, *, unsafe: bool = False) -> tf_keras.Model:
     """Returns `model` as a built tf_keras model.
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import KdtfliteError, ModelFileError
 from kdtflite.models.keras3.conversion import from_keras3
 from kdtflite.models.model_files import ModelFile, open_model_file
@@ -25,6 +26,7 @@ __all__ = ["keras_generation", "load_model"]
 _OWN_LAYERS = "kdtflite>FakeQuantize"  # how files name the layers of quantize_aware
 
 
+@check_arguments
 def load_model(
     path: str | os.PathLike[str],
     *,

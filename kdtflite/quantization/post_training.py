@@ -153,6 +153,7 @@ class CalibrationChoice(Result):
         return plot_bars(bars, "Error as a share of the outputs' mean square", ax)
 
 
+@check_arguments
 def choose_calibration(
     model: Any,
     representative_data: Any,
