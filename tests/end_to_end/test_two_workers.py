@@ -117,7 +117,7 @@ def test_a_killed_worker_is_named_within_a_minute_and_the_run_goes_on_from_its_c
     for index in (0, 1):
         assert "student, distilled: resuming after epoch" in workers.said(index)
         assert "Stage 3" not in workers.said(index)
-    assert {path.name for path in folder.iterdir()} == set(RUN_FILES)
+    assert {path.name for path in folder.iterdir()} == {*RUN_FILES} - {"distilled_qat_int8x4"}
     report = json.loads((folder / "report.json").read_text())
     assert report["training"]["teacher"]["epochs"] == [1, 2, 3]
     assert report["training"]["distilled"]["epochs"] == [1, 2, 3]
