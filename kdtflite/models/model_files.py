@@ -58,10 +58,6 @@ def open_model_file(path: str | os.PathLike[str], *, unsafe: bool = False) -> Mo
         ModelFileError: The file is missing, empty, damaged, cut short, of another format, would
             read other files, or would take far more memory than it has bytes.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ModelFileError(
-            f"{_EXPECTED} Received: {type(path).__name__}. Pass the path of the file."
-        )
     path = Path(path)
     if path.is_dir():
         return _read_saved_model(path)
