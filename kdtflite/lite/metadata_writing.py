@@ -162,10 +162,6 @@ def _map_by_name(given: Any, specs: Sequence[TensorSpec], what: str, role: str) 
 
 
 def _check_texts(labels: Any) -> list[str]:
-    if isinstance(labels, str):
-        raise ConfigurationError(
-            f"Expected `labels` as a list of names. Received: the text {labels[:40]!r}."
-        )
     texts = [str(label) for label in labels]
     for number, text in enumerate(texts):
         # They become the lines of a file, and readers skip blank ones.

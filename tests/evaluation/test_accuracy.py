@@ -201,7 +201,7 @@ def test_a_keras_3_model_is_evaluated():
         ([[np.nan, 0]], [0], {}, DataError, "first for sample 0"),
         ([[1, 0]], [0.5], {}, DataError, r"0\.5"),
         ([[1, 0]], [0], {"labels": ["a"]}, ShapeMismatchError, "2 class names"),
-        ([[1, 0]], [0], {"labels": "ab"}, ShapeMismatchError, "2 class names"),
+        ([[1, 0]], [0], {"labels": "ab"}, ConfigurationError, "labels= to be a list of strings"),
         ([[1, 0]], [0], {"top_k": (0,)}, ConfigurationError, "from 1 up"),
         ([[1, 0]], [0], {"outputs": "softmax"}, ConfigurationError, "kind of outputs"),
         ([[3, 0]], [0], {"outputs": "probabilities"}, DataError, "from 0 to 3"),

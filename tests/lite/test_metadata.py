@@ -197,7 +197,7 @@ def test_several_inputs_and_outputs_are_named(two_outputs):
     ("given", "message"),
     [
         ({"labels": ["a", "b"]}, r"Expected 4 labels, one per class of output logits .*: 2\."),
-        ({"labels": "abcd"}, "Received: the text 'abcd'"),
+        ({"labels": "abcd"}, "labels= to be a list of strings.*Received: 'abcd'"),
         ({"labels": ["a", "b", " ", "d"]}, "Received: ' ' for class 2"),
         ({"labels": ["a", "b\nc", "d", "e"]}, r"Received: 'b\\nc' for class 1"),
         ({"normalization": 255}, r"as \(mean, std\).*Received: 255"),
