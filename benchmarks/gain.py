@@ -388,6 +388,11 @@ def as_markdown(result: dict[str, Any]) -> str:
             f"{100 * target.wanted:.2f} wanted ({row['seeds']} seeds)",
             "",
         ]
+        if (DOCS / "models" / f"{name}.tflite").is_file():
+            lines += [
+                f"The file that the first seed shipped: [{name}.tflite](models/{name}.tflite).",
+                "",
+            ]
         lines += [
             "| | accuracy | bytes | no names | gain | p50 | minutes | shipped |",
             "|---|---:|---:|---:|---:|---:|---:|---:|",
