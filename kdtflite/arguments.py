@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
@@ -107,7 +106,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+    # NaN and infinity, too: whoever knows the range says what is expected.
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_flag(value: Any) -> bool:

@@ -23,17 +23,17 @@ FUNCTIONS["kdtflite.Distiller"] = kdtflite.Distiller
 # Values that no annotation with these words takes.
 OTHERS = {
     "int": ("3", [3], 2.5, float("nan"), True, 10**30, {}, object()),
-    "float": ("3", [3.0], float("nan"), True, {}, object(), 1j),
+    "float": ("3", [3.0], True, {}, object(), 1j),
     "str": (3, b"int8", ["int8"], object(), 2.5),
     "bool": ("yes", 2, [True], 0.0, object()),
-    "tuple[float, float]": (3, "01", (0, "1"), (0, 1, 2), {}, (0, float("nan"))),
+    "tuple[float, float]": (3, "01", (0, "1"), (0, 1, 2), {}),
     "tuple[int, int]": (3, "01", (0, "1"), (0, 1, 2), (0.5, 1)),
     "Sequence[int]": ("3", 3, [0.5], iter([3])),
     "Sequence[str]": ("zero", 3, [0, 1], iter(["zero"])),
     "Iterable[str]": ("zero", 3, [0]),
     "Sequence[str] | Mapping[str, Sequence[str]]": ("zero", 3, [0], {"a": "zero"}, {0: ["zero"]}),
-    "Sequence[float | Schedule]": (0.5, "a", ["a"], [float("nan")]),
-    "float | Schedule": ("0.5", [0.5], True, float("nan")),
+    "Sequence[float | Schedule]": (0.5, "a", ["a"], [True]),
+    "float | Schedule": ("0.5", [0.5], True),
     "Callable[[Any], Any]": (3, "gray", [1]),
     "Augmentation | Callable[[Any, Any], Any]": (3, "flip", {"flip": True}),
 }
@@ -112,3 +112,23 @@ def test_a_layer_is_a_function_like_any_other():
     layer = keras.layers.Rescaling(2.0)
     assert apply(layer, np.True_) == (layer, True)
     assert type(apply(layer, np.True_)[1]) is bool
+
+
+def test_the_constructor_of_every_loss_is_checked_also_of_one_of_the_users_own():
+    class Mine(kdtflite.losses.LogitsLoss):
+        def __init__(self, power: float = 2.0) -> None:
+            super().__init__()
+            self.power = power
+
+        def __call__(self, student_logits, teacher_logits, mask=None):
+            return abs(student_logits - teacher_logits) ** self.power
+
+    assert Mine(np.float32(3)).power == 3
+    for made, name in (
+        (lambda value: Mine(value), "power"),
+        (lambda value: kdtflite.losses.SoftTargets(value), "temperature"),
+        (lambda value: kdtflite.losses.DecoupledKD(beta=value), "beta"),
+    ):
+        for value in ("2", [2.0], {}, None, True):
+            with pytest.raises(ConfigurationError, match=f"^Expected {name}= to be a number"):
+                made(value)

@@ -181,7 +181,7 @@ def test_errors_say_what_is_wrong(float_file, x, monkeypatch):
     for arguments, message in (
         ({}, "keep=, budget_bytes= or tolerance="),
         ({"keep": -1}, "keep from 0 up"),
-        ({"tolerance": float("nan")}, "tolerance= to be a number"),
+        ({"tolerance": float("nan")}, "tolerance from 0 up"),
         ({"tolerance": -0.1}, "tolerance from 0 up"),
         ({"budget_bytes": 0}, "budget_bytes from 1 up"),
         ({"keep": 1, "samples": 0}, "samples from 1 up"),

@@ -308,7 +308,7 @@ def test_a_loss_is_named_after_its_class_and_never_without_a_name():
         ({"temperature": 0}, "positive, finite temperature"),
         ({"temperature": {"schedule": "cosin"}}, "Did you mean 'cosine'"),
         ({"temperature": {"schedule": "cosine", "start": 1}}, "needs end"),
-        ({"temperature": "hot"}, "could not convert string"),
+        ({"temperature": "hot"}, "temperature= to be a number"),
         ({"hard_label_weight": 2}, "from 0 to 1"),
         ({"hard_label_weight": "half"}, "'half'"),
         ({"mixing": {}}, "either `mixup` or `cutmix`"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import tensorflow as tf
 
+from kdtflite.arguments import check_arguments
 from kdtflite.distillation.schedules import Schedule
 from kdtflite.errors import ConfigurationError
 
@@ -50,6 +51,12 @@ class DistillationLoss(abc.ABC):
     teacher_layers: tuple[str, ...] = ()
 
     name: str
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Has the arguments of every loss's constructor checked, also of a user's own."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = check_arguments(cls.__init__)  # type: ignore[method-assign]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> DistillationLoss:
         """Names the loss, also where its own constructor does not call this class's."""
