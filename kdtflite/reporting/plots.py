@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 WIDTH = 4.2  # Inches: on a phone, 9 points are then about 10 pixels.
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*"  # one more than colors, so that no two of 56 series look alike
 _MOST_CELLS_WITH_NUMBERS = 20  # Classes.
 _MOST_TICKS = 34
 _LONGEST_NAME = 18  # Characters.

@@ -112,7 +112,7 @@ SHIPPABLE = tuple(variant.key for variant in VARIANTS if variant.float_key is no
 """The files among which a run can choose."""
 
 DEFAULT = {
-    "int8": tuple(key for key in SHIPPABLE if not key.endswith("int8x4")),
+    "int8": tuple(v.key for v in VARIANTS if v.key in SHIPPABLE and v.target == "int8"),
     "int8x4": SHIPPABLE,
 }
 """The files that a run makes by default, by the recipe's target."""

@@ -15,6 +15,7 @@ from kdtflite.reporting.plots import (
 )
 from kdtflite.reporting.svg import inline_svg
 from kdtflite.reporting.trial_plot import plot_trial_curves
+from kdtflite.reporting.variants import VARIANTS
 
 
 @pytest.fixture
@@ -43,6 +44,15 @@ def test_int8_markers_are_filled_and_float_ones_hollow(models):
     lines = plot_accuracy_versus_size(models).lines
     filled = [to_rgba(line.get_markerfacecolor())[3] == 1 for line in lines]
     assert filled == [False, False, False, True, True, True]
+
+
+def test_every_model_of_a_run_looks_different():
+    models = [
+        {"key": one.key, "bytes": 1000 + place, "accuracy": 0.9, "format": "int8"}
+        for place, one in enumerate(VARIANTS)
+    ]
+    lines = plot_accuracy_versus_size(models).lines
+    assert len({(line.get_marker(), line.get_color()) for line in lines}) == len(VARIANTS)
 
 
 def test_models_without_a_number_are_left_out(models):
