@@ -40,7 +40,7 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def mute() -> Iterator[None]:
-    """Drops what is said while the block runs: for work that is tried and thrown away."""
+    """Suppresses progress messages while the block runs, for trials whose result is discarded."""
     _mutes.append(None)
     try:
         yield

@@ -34,7 +34,7 @@ def check_tensor(schema: Any, tensor: Any, read: FileTensor, buffer: Any) -> Non
         schema: The generated schema module.
         tensor: The tensor's table.
         read: What was read from it.
-        buffer: The buffer with its values; None if there is none inside the flatbuffer.
+        buffer: The buffer with its values, or None if they are not in the flatbuffer.
 
     Raises:
         ValueError: Says what is wrong, and with which tensor.

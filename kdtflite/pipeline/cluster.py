@@ -38,7 +38,7 @@ class Cluster:
 
 
 def read_cluster() -> Cluster | None:
-    """Returns the cluster that TF_CONFIG names; None if there is none or it has one worker.
+    """Returns the cluster that TF_CONFIG names, or None if it names fewer than two workers.
 
     Raises:
         ConfigurationError: TF_CONFIG cannot be used.

@@ -69,7 +69,7 @@ class _Graph:
                 self.takers.setdefault(before.name, []).append(layer)
 
     def find_next(self, layer: keras.layers.Layer) -> keras.layers.Layer | str:
-        """Returns the only layer that takes the output of `layer`, or why there is none."""
+        """Returns the only layer that takes the output of `layer`, or why no single one does."""
         if self.calls[layer.name] > 1:
             return f"{layer.name} is used {self.calls[layer.name]} times"
         if layer.name in self.outputs:
@@ -89,7 +89,7 @@ class _Graph:
         return after if linear and last and self.calls[after.name] == 1 else None
 
     def find_taker(self, layer: keras.layers.Layer) -> keras.layers.Layer | str:
-        """Returns the layer to which a factor on a channel can be moved, or why there is none."""
+        """Returns the layer that can take over a factor of a channel, or why no layer can."""
         if not _is_channels_last(layer):
             return f"{layer.name} has its channels first"
         if layer.activation not in _ACTIVATIONS:

@@ -237,7 +237,7 @@ def _list_constants(nodes: Iterable[Any]) -> Iterator[int]:
 
 
 def _check_variables(folder: Path, *, unsafe: bool) -> int:
-    """Returns the size of the variables in memory; 0 if there are none."""
+    """Returns how many bytes the variables take in memory, 0 without variables."""
     import tensorflow as tf
 
     files = [*folder.glob(f"{_VARIABLES}.data-*"), *folder.glob(f"{_VARIABLES}.index")]

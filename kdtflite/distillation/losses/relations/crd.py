@@ -220,7 +220,7 @@ def _embed(head: keras.layers.Layer, features: tf.Tensor) -> tf.Tensor:
 
 
 def _to_classes(labels: Any, batch: tf.Tensor) -> tf.Tensor:
-    """Returns the class of each sample, shape (batch,), float64; NaN where there is none."""
+    """Returns the class of each sample, shape (batch,), float64; without labels, NaN."""
     if labels is None:
         return tf.fill([batch], tf.constant(math.nan, tf.float64))
     labels = tf.convert_to_tensor(labels)
@@ -242,7 +242,7 @@ def _nce(
 
 
 def _log_mean_exp(scores: tf.Tensor, negatives: tf.Tensor) -> tf.Tensor:
-    """Returns the logarithm of the mean of e^score over the negatives; NaN where there is none."""
+    """Returns the logarithm of the mean of e^score over the negatives; without any, NaN."""
     count = tf.reduce_sum(tf.cast(negatives, tf.float32))
     total = tf.reduce_logsumexp(tf.where(negatives, scores, -math.inf))
     return tf.where(count > 0, total - tf.math.log(tf.maximum(count, 1.0)), math.nan)
