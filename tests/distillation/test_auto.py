@@ -130,6 +130,18 @@ def test_the_best_candidate_with_a_teacher_runs_to_the_end(late, chosen):
     assert LABEL_SMOOTHING.name in choice.why
 
 
+def test_two_leading_ways_without_a_teacher_do_not_crowd_out_the_last_one_with():
+    other = Candidate("other", lambda: [SoftTargets(1.0)], 0.5, has_teacher=False)
+    accuracies = {"a": 0.2, "b": 0.1, "other": 0.4, LABEL_SMOOTHING.name: 0.5}
+
+    def run(candidate, steps):
+        return Score(accuracies.get(candidate.name, 0.3), 1.0, 400)
+
+    choice = Auto([A, B, LABEL_SMOOTHING, other]).choose(run, steps=900, steps_per_epoch=10)
+    assert names(choice, 2) == [HARD_LABELS.name, LABEL_SMOOTHING.name, "a"]
+    assert choice.chosen == LABEL_SMOOTHING.name
+
+
 def test_the_candidate_is_label_smoothing_as_keras_has_it(models):
     (loss,) = LABEL_SMOOTHING.losses()
     logits, other = np.array([[2.0, 0.0, -1.0]]), np.array([[0.0, 5.0, 1.0]])

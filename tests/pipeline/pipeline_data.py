@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 import tf_keras as keras
 
+import kdtflite.pipeline.training as training
 from kdtflite.data.splits import Dataset, Split
 
 L = keras.layers
@@ -46,3 +51,24 @@ def teacher(*, knows: bool = True) -> keras.Model:
     kernel = 40 * np.eye(4, 3)
     layer.set_weights([kernel if knows else kernel[:, [1, 2, 0]], np.zeros(3)])
     return model
+
+
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
+@contextlib.contextmanager
+def kill_after(epochs: int) -> Iterator[None]:
+    """Ends the training in the block when the next epoch's checkpoint would be written."""
+    real, left = training.write_json, [epochs]
+
+    def write(*arguments, **named):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        real(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_json", write)
+        with pytest.raises(Killed):
+            yield

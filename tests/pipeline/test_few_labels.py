@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from pipeline_data import dataset, teacher
+from pipeline_data import dataset, kill_after, teacher
 
 import kdtflite.pipeline.choosing as choosing
-import kdtflite.pipeline.training as training
 from kdtflite.data.unlabeled import hide_labels
 from kdtflite.distillation.search.auto import Auto
 from kdtflite.distillation.search.candidates import CANDIDATES
@@ -68,10 +67,6 @@ def distill(folder, **keys):
     return result, run.read_model("distilled").get_weights()
 
 
-class Killed(BaseException):
-    """Nothing catches it."""
-
-
 AIDS = {
     "temperature": 2,
     "cached_views": 2,
@@ -82,21 +77,11 @@ AIDS = {
 }
 
 
-def test_killed_and_resumed_it_ends_with_the_same_weights(tmp_path, monkeypatch):
+def test_killed_and_resumed_it_ends_with_the_same_weights(tmp_path):
     undisturbed, weights = distill(tmp_path / "one", **AIDS)
     assert undisturbed["training"]["history"]["accepted_share"] == [1.0] * 6
-    real, left = training.write_json, [2]
-
-    def write(*arguments, **named):
-        if not left[0]:
-            raise Killed
-        left[0] -= 1
-        real(*arguments, **named)
-
-    monkeypatch.setattr(training, "write_json", write)
-    with pytest.raises(Killed):
+    with kill_after(2):
         distill(tmp_path / "two", **AIDS)
-    monkeypatch.undo()
     keras.backend.clear_session()
     cache = tmp_path / "two" / "distilled" / "checkpoint" / "teacher"
     written = (cache / "manifest.json").stat().st_mtime_ns

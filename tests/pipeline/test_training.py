@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from pipeline_data import dataset, student, teacher
+from pipeline_data import dataset, kill_after, student, teacher
 
 import kdtflite.pipeline.training as training
 from kdtflite.distillation.distiller import Distiller
@@ -80,26 +80,6 @@ def test_a_loss_that_is_no_number_ends_the_stage_and_names_it(tmp_path, distill)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoint")) is None
 
 
-class Killed(BaseException):
-    """Nothing catches it."""
-
-
-def killed_after(epochs, values, folder, monkeypatch, **options):
-    """Trains up to the moment in which the next epoch's checkpoint would be written."""
-    real, left = training.write_json, [epochs]
-
-    def write(*arguments, **named):
-        if not left[0]:
-            raise Killed
-        left[0] -= 1
-        real(*arguments, **named)
-
-    monkeypatch.setattr(training, "write_json", write)
-    with pytest.raises(Killed):
-        fit(values, folder, **options)
-    monkeypatch.undo()
-
-
 @pytest.mark.parametrize(
     ("aids", "distill"),
     [
@@ -110,10 +90,11 @@ def killed_after(epochs, values, folder, monkeypatch, **options):
         ({}, [JacobianMatching("projections")]),
     ],
 )
-def test_a_killed_training_ends_with_the_same_weights(aids, distill, tmp_path, monkeypatch):
+def test_a_killed_training_ends_with_the_same_weights(aids, distill, tmp_path):
     values = recipe(**aids)
     undisturbed, result = fit(values, tmp_path / "one", distill=distill)
-    killed_after(2, values, tmp_path / "two", monkeypatch, distill=distill)
+    with kill_after(2):
+        fit(values, tmp_path / "two", distill=distill)
     keras.backend.clear_session()
     again, resumed = fit(values, tmp_path / "two", distill=distill)
     assert resumed == result
@@ -126,11 +107,12 @@ def test_a_killed_training_ends_with_the_same_weights(aids, distill, tmp_path, m
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"[" * 100_000])
-def test_a_damaged_history_loses_nothing(tmp_path, monkeypatch, content):
+def test_a_damaged_history_loses_nothing(tmp_path, content):
     values = recipe()
     _, result = fit(values, tmp_path / "one")
     folder = tmp_path / "two"
-    killed_after(3, values, folder, monkeypatch)
+    with kill_after(3):
+        fit(values, folder)
     if content is None:
         (folder / "history.json").unlink()
     else:
@@ -141,8 +123,9 @@ def test_a_damaged_history_loses_nothing(tmp_path, monkeypatch, content):
     assert [row["loss"] for row in rows] == result["history"]["loss"]
 
 
-def test_a_damaged_checkpoint_is_one_sentence(tmp_path, monkeypatch):
-    killed_after(2, recipe(), tmp_path, monkeypatch)
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path):
+    with kill_after(2):
+        fit(recipe(), tmp_path)
     for path in (tmp_path / "checkpoint").glob("*.index"):
         path.write_bytes(b"\xff" * 100)
     with pytest.raises(DataError, match=r"A checkpoint in .* is damaged .*Remove this folder and"):
