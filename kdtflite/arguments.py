@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from kdtflite.errors import ConfigurationError
 
-__all__ = ["check_arguments"]
+__all__ = ["ChecksArguments", "check_arguments"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -66,12 +66,20 @@ value of type str.
                     f"{' '.join(reprlib.repr(value).split())}, a value of type "
                     f"{type(value).__name__}."
                 )
-            if isinstance(value, Real) or _is_flag(value):
-                # JSON files and TensorFlow's options take Python's own numbers alone.
-                given[name] = value.item() if hasattr(value, "item") else value
+            if hasattr(value, "item") and (isinstance(value, Real) or _is_flag(value)):
+                given[name] = value.item()  # JSON files and TensorFlow's options take no other
         return function(*bound.args, **bound.kwargs)
 
     return check
+
+
+class ChecksArguments:
+    """The base of classes whose constructors check their arguments, those of users included."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = check_arguments(cls.__init__)  # type: ignore[method-assign]
 
 
 def _read_annotation(annotation: str) -> list[tuple[str, _Fits]]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from kdtflite.arguments import ChecksArguments
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["Constant", "Cosine", "GradualSoftLossReduction", "Linear", "Schedule", "read_value"]
 
 
-class Schedule(abc.ABC):
+class Schedule(ChecksArguments, abc.ABC):
     """A number that changes during the training.
 
     Pass it wherever a loss or the Distiller takes a weight or a temperature. `fit` sets it at the

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdtflite.arguments import check_arguments
 from kdtflite.files import write_bytes
 from kdtflite.results import Axes, Result, Table, make_axes, make_table
 
@@ -56,6 +57,7 @@ class GoldenVectors(Result):
         """Returns everything as plain values for JSON."""
         return self.content
 
+    @check_arguments
     def save(
         self,
         path: str | os.PathLike[str],

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError, ModelFileError, UnsupportedModelError
 from kdtflite.files import write_bytes
 from kdtflite.lite.flatbuffer import FileContents, FileTensor, Operator, Port, read_file
@@ -101,6 +102,7 @@ class LiteModel:
             trust(lite.content)
         return lite
 
+    @check_arguments
     def save(
         self,
         path: str | os.PathLike[str],

@@ -6,6 +6,7 @@ from typing import Any
 
 import tf_keras as keras
 
+from kdtflite.arguments import check_arguments
 from kdtflite.errors import ConfigurationError
 from kdtflite.quantization.layers import (
     FakeQuantize,
@@ -44,6 +45,7 @@ class QuantizationSchedule(keras.callbacks.Callback):
         >>> history = student.fit(x, x[:, :1], epochs=2, callbacks=[schedule], verbose=0)
     """
 
+    @check_arguments
     def __init__(
         self,
         *,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import tensorflow as tf
 
-from kdtflite.arguments import check_arguments
+from kdtflite.arguments import ChecksArguments
 from kdtflite.distillation.schedules import Schedule
 from kdtflite.errors import ConfigurationError
 
@@ -22,7 +22,7 @@ __all__ = ["DistillationLoss", "FeatureLoss", "LogitsLoss", "WrappedLoss"]
 Shape = tuple[int | None, ...]
 
 
-class DistillationLoss(abc.ABC):
+class DistillationLoss(ChecksArguments, abc.ABC):
     """A loss between a student and a teacher.
 
     Losses return one value per sample and leave weighting and averaging to the Distiller, so that
@@ -52,12 +52,6 @@ class DistillationLoss(abc.ABC):
 
     name: str
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Has the arguments of every loss's constructor checked, also of a user's own."""
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = check_arguments(cls.__init__)  # type: ignore[method-assign]
-
     def __new__(cls, *args: Any, **kwargs: Any) -> DistillationLoss:
         """Names the loss, also where its own constructor does not call this class's."""
         del args, kwargs
@@ -73,7 +67,7 @@ class DistillationLoss(abc.ABC):
             )
         self.name = self.name if name is None else name
 
-    def build(  # noqa: B027
+    def build(
         self, student_shapes: Mapping[str, Shape], teacher_shapes: Mapping[str, Shape]
     ) -> None:
         """Creates the loss's variables, once the Distiller knows the shapes.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kdtflite.arguments import ChecksArguments
 from kdtflite.distillation.outputs import Task
 from kdtflite.distillation.search.candidates import CANDIDATES, HARD_LABELS, Candidate
 from kdtflite.errors import ConfigurationError, DataError
@@ -126,7 +127,7 @@ class Choice(Result):
         return ax
 
 
-class Auto:
+class Auto(ChecksArguments):
     """Chooses among candidates by short runs, which are judged on validation samples.
 
     Successive halving (Jamieson & Talwalkar, arXiv 1502.07943): all candidates train briefly, the
