@@ -140,7 +140,6 @@ def test_the_constructor_of_every_loss_is_checked_also_of_one_of_the_users_own()
     ("make", "argument"),
     [
         (lambda: kdtflite.schedules.Linear("4", 1.0), "start"),
-        ("percentile",),
         (lambda: Auto(min_steps="30"), "min_steps"),
         (lambda: kdtflite.LiteModel.load(DIGITS).save(3), "path"),
         (lambda: kdtflite.quantization.QuantizationSchedule(start_rounding="3"), "start_rounding"),
