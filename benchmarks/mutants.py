@@ -51,10 +51,10 @@ def use(content: bytes) -> str:
     try:
         lite = LiteModel(content)
         _ = lite.summary(), repr(lite), lite.metadata, find_floats(lite)
-        given = {
+        given = {  # nobody has a value for a "resource"
             spec.name: draw.normal(size=(SAMPLES, *spec.shape[1:])).astype(np.float32)
             if spec.scale is not None or spec.dtype.startswith("float")
-            else np.zeros((SAMPLES, *spec.shape[1:]), spec.dtype)
+            else np.zeros((SAMPLES, *spec.shape[1:]), np.sctypeDict.get(spec.dtype, "float32"))
             for spec in lite.inputs
         }
         lite.predict(given)

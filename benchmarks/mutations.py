@@ -113,7 +113,7 @@ def _edit_tensor(model: Any, graph: Any, draw: random.Random) -> None:
         tensor.buffer = draw.choice((draw.randrange(len(model.buffers)), 2**31 - 1, 10**4))
     elif what == 2:
         tensor.isVariable = not tensor.isVariable
-    else:
+    elif tensor.buffer < len(model.buffers):  # an edit before may have moved it
         buffer = model.buffers[tensor.buffer]
         buffer.data = None if buffer.data is None else buffer.data[: draw.randrange(64)]
 

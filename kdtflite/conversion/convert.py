@@ -79,7 +79,8 @@ def convert(
     Args:
         model: A model, float or quantization-aware, as `kdtflite.models.as_graph` takes it:
             tf_keras, Keras 3, a Distiller (its student), or the path of a .keras or .h5 file;
-            or the path of any SavedModel folder.
+            or the path of any SavedModel folder. LSTM, GRU, SimpleRNN, and RNN around one of their
+            cells, are unrolled, for which sequences need a fixed length.
         representative_data: Samples that calibrate the activations, as
             `kdtflite.data.take_samples` takes them. Fully integer targets need them even if
             every range is trained; the other targets take none.
@@ -251,12 +252,15 @@ def _save_model(
 
     from kdtflite.models.finite import describe_first_non_finite
     from kdtflite.models.keras_internals import get_input_structure
+    from kdtflite.quantization.rewriting import unroll_loops
 
     keras_model = as_graph(model)
     _require_finite(describe_first_non_finite(keras_model))
     trained = _find_trained_ranges(keras_model)
     if not target.keeps_trained_ranges:
         keras_model = _remove_fake_quantization(keras_model)
+    output_names = _list_output_names(keras_model)
+    keras_model = unroll_loops(keras_model)
     names = list(keras_model.input_names)
     inputs = [
         InputSpec(
@@ -271,7 +275,7 @@ def _save_model(
         flat = [given[argument] for argument in arguments]
         outputs = keras_model(tf.nest.pack_sequence_as(structure, flat), training=False)
         flat_outputs = tf.nest.flatten(outputs)
-        return dict(zip(_list_output_names(keras_model), flat_outputs, strict=True))
+        return dict(zip(output_names, flat_outputs, strict=True))
 
     specs = {
         argument: tf.TensorSpec((None, *spec.shape), spec.dtype, name=argument)

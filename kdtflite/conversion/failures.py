@@ -58,13 +58,20 @@ def explain_failure(
             *re.findall(r"not yet supported for op: '([A-Z_0-9]+)'", message),
         }
     )
-    if operators and "same scale constraint" not in message and target.fully_integer:
-        from_layers = sorted(
-            {name for name in layers if re.search(rf"\b{re.escape(name)}\b", message)}
+    found = sorted({name for name in layers if re.search(rf"\b{re.escape(name)}\b", message)})
+    from_layers = f", from layer {', '.join(map(repr, found))}" if found else ""
+    if any(name.startswith("TensorList") for name in operators):
+        kind = NotFullyIntegerError if target.fully_integer else ConversionError
+        return kind(
+            f"The converter takes no loop over steps{from_layers}. LSTM, GRU and SimpleRNN are "
+            "unrolled where the length of the sequences is known: give the input one, as in "
+            "Input((steps, channels)). A stateful layer needs its state as an input and an output "
+            "of the model instead."
         )
+    if operators and "same scale constraint" not in message and target.fully_integer:
         return NotFullyIntegerError(
             f"The converter has no {target.activations} kernel for: {', '.join(operators)}"
-            f"{', from layer ' + ', '.join(map(repr, from_layers)) if from_layers else ''}. "
+            f"{from_layers}. "
             "Replace the layer by one that has such a kernel (see docs/conversion.md)."
         )
     text = " ".join(message.split())

@@ -330,7 +330,7 @@ def _read_ports(model: Any, tensors: list[FileTensor], role: str) -> tuple[Port,
     indices = _read_indices(main, role)
     if not indices:
         raise ValueError(f"its main subgraph has no {role.lower()}")
-    names: dict[int, str] = {}
+    names: dict[int, list[str]] = {}
     for i in range(model.SignatureDefsLength()):
         signature = model.SignatureDefs(i)
         _to_text(signature.SignatureKey())
@@ -344,12 +344,13 @@ def _read_ports(model: Any, tensors: list[FileTensor], role: str) -> tuple[Port,
             if entry.TensorIndex() not in there:
                 raise ValueError(f"signature {i} names a tensor {name!r} not in its graph")
             if i == 0 and signature.SubgraphIndex() == 0:
-                names[entry.TensorIndex()] = name
+                names.setdefault(entry.TensorIndex(), []).append(name)
     ports: list[Port] = []
     for index in indices:
-        name = names.get(index, tensors[index].name)
+        left = names.get(index)  # a tensor that is two outputs has two names
+        name = left.pop(0) if left else tensors[index].name
         # Values are taken and returned by name.
-        if any(port.name == name and port.index != index for port in ports):
+        while any(port.name == name for port in ports):
             name = f"{name}:{index}"
         tensor = main.Tensors(index)
         signature_shape = _read_indices(tensor, "ShapeSignature") or tensors[index].shape

@@ -190,6 +190,7 @@ KERNELS: dict[type, Kernel] = {
     L.Normalization: Kernel(rewrite=normalizations.rewrite_scaling),
     L.PReLU: Kernel("own", channelwise=True),
     L.Permute: Kernel("input"),
+    L.RNN: Kernel(rewrite=recurrent.rewrite_recurrent),
     L.RandomBrightness: Kernel("input"),
     L.RandomContrast: Kernel("input"),
     L.RandomCrop: Kernel("input"),

@@ -10,6 +10,7 @@ import tf_keras as keras
 
 from kdtflite.models.keras_internals import (
     flatten_inputs,
+    flatten_layers,
     get_mask,
     get_output_structure,
 )
@@ -17,8 +18,9 @@ from kdtflite.quantization.graph import Call, build_like, is_symbolic, list_call
 from kdtflite.quantization.kernels import KERNELS, find_kernel
 from kdtflite.quantization.rewrites.context import Graph, LayerParts
 from kdtflite.quantization.rewrites.sequences import rewrite_on_rows
+from kdtflite.quantization.suitability import refuse_state
 
-__all__ = ["rewrite"]
+__all__ = ["rewrite", "unroll_loops"]
 
 L = keras.layers
 
@@ -39,6 +41,21 @@ def rewrite(model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
     new = build_like(model, rewriter.run)
     names = {layer.name for layer in new.layers}
     return new, {name: old for name, old in rewriter.graph.origin.items() if name in names}
+
+
+def unroll_loops(model: keras.Model) -> keras.Model:
+    """Returns a model whose recurrent layers are unrolled; `model` itself where none is a loop.
+
+    The converter of TensorFlow 2.21 fails on a loop over steps whose batch has no fixed size,
+    whatever the target. Layers that cannot be unrolled stay.
+
+    Raises:
+        UnsupportedModelError: A recurrent layer is stateful.
+    """
+    layers = [layer for layer in flatten_layers(model) if isinstance(layer, L.RNN)]
+    for layer in layers:
+        refuse_state(layer)
+    return model if all(layer.unroll for layer in layers) else rewrite(model)[0]
 
 
 class _Rewriter:
@@ -78,7 +95,8 @@ class _Rewriter:
                 tf.nest.flatten(call.outputs), tf.nest.flatten(outputs), strict=True
             ):
                 tensors[id(old)] = new
-                self._carry_mask(call, old, new, args)
+                if get_mask(old) is not None or (path and _passes_mask_on(call, old)):
+                    self._carry_mask(new, args)
 
     def _open(self, inner: keras.Model, args: tuple[Any, ...], path: str) -> Any:
         """Returns the outputs of a nested model, which becomes part of the graph around it."""
@@ -127,10 +145,8 @@ class _Rewriter:
             new = parts.add_copy()(*args, **kwargs)
         return new
 
-    def _carry_mask(self, call: Call, old: Any, new: Any, args: Any) -> None:
-        """Notes the mask of the old tensor for the new one."""
-        if get_mask(old) is None:
-            return
+    def _carry_mask(self, new: Any, args: Any) -> None:
+        """Notes the mask of the inputs for the new tensor."""
         if id(new) in self.graph.masks:
             return
         given = [self.graph.masks.get(id(x)) for x in tf.nest.flatten(args) if is_symbolic(x)]
@@ -138,6 +154,23 @@ class _Rewriter:
         if mask is not None and mask.shape[1] == new.shape[1]:
             self.graph.masks[id(new)] = mask
             self.graph.kept_alive.append(new)
+
+
+def _passes_mask_on(call: Call, output: Any) -> bool:
+    """Says whether a layer gives this output the mask of its input.
+
+    Keras' own tensors do not tell inside a nested model, whose graph was built without masks.
+    """
+    layer = call.layer
+    if not layer.supports_masking or not call.inputs:
+        return False
+    place = [id(each) for each in tf.nest.flatten(call.outputs)].index(id(output))
+    mask = keras.Input(call.inputs[0].shape[1:2], dtype="bool")
+    if len(call.inputs) > 1:
+        return place == 0
+    made = layer.compute_mask(call.inputs[0], mask)
+    made = list(made) if isinstance(made, list | tuple) else [made]
+    return place < len(made) and made[place] is not None
 
 
 def _list_leaves(model: keras.Model) -> list[tuple[str, Any]]:

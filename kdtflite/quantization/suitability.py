@@ -13,7 +13,7 @@ from kdtflite.models.keras_internals import flatten_layers
 from kdtflite.quantization.graph import list_calls
 from kdtflite.quantization.layers import FakeQuantize, FakeQuantized
 
-__all__ = ["check_suitability", "list_leaves", "refuse_tied_weights"]
+__all__ = ["check_suitability", "list_leaves", "refuse_state", "refuse_tied_weights"]
 
 
 def check_suitability(model: keras.Model) -> None:
@@ -36,13 +36,25 @@ def check_suitability(model: keras.Model) -> None:
                 f"The layer {layer.name!r} is a Lambda, whose code cannot be copied safely. "
                 "Make it a subclass of keras.layers.Layer, or use TensorFlow operations directly."
             )
-        if isinstance(layer, keras.layers.RNN) and layer.stateful:
-            raise UnsupportedModelError(
-                f"The layer {layer.name!r} ({type(layer).__name__}) is stateful. An integer file "
-                "keeps nothing from one call to the next. Make its state an input and an output "
-                "of the model: return_state=True, and call it with initial_state=..."
-            )
+        refuse_state(layer)
     refuse_tied_weights(model)
+
+
+def refuse_state(layer: Any) -> None:
+    """Refuses a recurrent layer that keeps its state from one call to the next.
+
+    Args:
+        layer: Any layer.
+
+    Raises:
+        UnsupportedModelError: It is stateful.
+    """
+    if isinstance(layer, keras.layers.RNN) and layer.stateful:
+        raise UnsupportedModelError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) is stateful. A file keeps nothing "
+            "from one call to the next. Make its state an input and an output of the model: "
+            "return_state=True, and call it with initial_state=..."
+        )
 
 
 def refuse_tied_weights(model: Any) -> None:

@@ -303,3 +303,15 @@ def test_the_repr_shows_inputs_and_outputs(lite):
     assert repr(lite) == (
         f"LiteModel({len(lite.content):,} bytes, image: int8 (1, 8, 8, 1) -> logits: int8 (1, 4))"
     )
+
+
+def test_a_tensor_that_is_two_outputs_is_returned_under_both_names():
+    inputs = keras.Input((3,), name="x")
+    shared = L.Dense(2, name="shared")(inputs)
+    model = keras.Model(inputs, {"one": shared, "two": shared})
+    lite = convert(model, target="float32", progress=False)
+    values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    found = lite.predict(values)
+    assert list(found) == [spec.name for spec in lite.outputs] == model.output_names
+    for name, wanted in model.predict(values, verbose=0).items():
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-5)

@@ -383,3 +383,14 @@ def test_simple_attention_with_masks_of_queries_and_values(kind, causal):
     assert {row.layer: row.how for row in aware.quantization.layers}["attention"] == "trained"
     lite = kdtflite.convert(aware, ids, progress=False)
     assert kdtflite.compare(aware, lite, ids, progress=False).largest_difference_steps <= 3
+
+
+def test_a_mask_from_outside_reaches_every_layer_of_a_nested_model():
+    inner = keras.Sequential(
+        [L.LSTM(4, return_sequences=True), L.Dropout(0.1), L.Dense(4), L.GRU(3)]
+    )
+    model = one(keras.Sequential([L.Masking(0.5), inner, L.Dense(2)]), SEQUENCE)
+    values = np.random.default_rng(0).normal(size=(2, *SEQUENCE)).astype(np.float32)
+    values[1, 4:] = 0.5
+    assert difference(model, values) < 1e-6
+    assert np.abs(model(values) - model(np.where(values == 0.5, 0.4, values))).max() > 1e-3

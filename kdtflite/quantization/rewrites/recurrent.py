@@ -23,7 +23,10 @@ _MERGES = {"concat": L.Concatenate, "sum": L.Add, "mul": L.Multiply, "ave": L.Av
 
 
 def rewrite_recurrent(parts: LayerParts, x: Any, initial_state: Any = None, **kwargs: Any) -> Any:
-    """LSTM, GRU or SimpleRNN over sequences of a fixed length, from 0 or from given states."""
+    """LSTM, GRU, SimpleRNN or RNN around one of their cells, over sequences of a fixed length.
+
+    It begins from 0 or from given states.
+    """
     if initial_state is not None or any(value is not None for value in kwargs.values()):
         return NotImplemented
     layer = parts.source
@@ -77,15 +80,19 @@ def _unroll(parts: LayerParts, x: Any, begin: Sequence[Any] = ()) -> Any:
         begin: The states before the first step, shape (batch, units) each; by default all 0.
     """
     layer = parts.source
-    if type(layer) not in _CELLS or layer.stateful or len(x.shape) != 3 or x.shape[1] is None:
+    make_cell = _CELLS.get(type(getattr(layer, "cell", None)))
+    if make_cell is None or layer.stateful or layer.time_major:
         return NotImplemented
-    cell = _CELLS[type(layer)](parts)
-    inputs = parts.add_layer(L.Dropout, "dropout", rate=layer.dropout)(x) if layer.dropout else x
-    kernel = layer.cell.kernel.numpy()
+    if len(x.shape) != 3 or x.shape[1] is None:
+        return NotImplemented
+    source, cell = layer.cell, make_cell(parts)
+    rate = source.dropout
+    inputs = parts.add_layer(L.Dropout, "dropout", rate=rate)(x) if rate else x
+    kernel = source.kernel.numpy()
     projected = parts.add_pointwise(
         "inputs",
         [kernel[None, None], *([] if cell.bias is None else [cell.bias])],
-        kernel_regularizer=layer.kernel_regularizer,
+        kernel_regularizer=source.kernel_regularizer,
     )(parts.as_row(inputs))
     count = x.shape[1]
     flat = parts.add_layer(L.Reshape, "steps", target_shape=(count, kernel.shape[-1]))(projected)
@@ -136,18 +143,18 @@ class _Cell:
 def _make_recurrence(
     parts: LayerParts, part: str, kernel: np.ndarray, bias: np.ndarray | None = None
 ) -> Callable[[Any], Any]:
-    layer = parts.source
+    cell = parts.source.cell
     product = parts.add_layer(
         L.Dense,
         part,
         weights=[kernel, *([] if bias is None else [bias])],
         units=kernel.shape[-1],
         use_bias=bias is not None,
-        kernel_regularizer=layer.recurrent_regularizer,
+        kernel_regularizer=cell.recurrent_regularizer,
     )
-    if not layer.recurrent_dropout:
+    if not cell.recurrent_dropout:
         return product
-    dropout = parts.add_layer(L.Dropout, f"{part}_dropout", rate=layer.recurrent_dropout)
+    dropout = parts.add_layer(L.Dropout, f"{part}_dropout", rate=cell.recurrent_dropout)
     return lambda state: product(dropout(state))
 
 
@@ -158,35 +165,43 @@ def _activate(parts: LayerParts, function: Any, x: Any, part: str) -> Any:
 
 def _make_lstm(parts: LayerParts) -> _Cell:
     """LSTM: c = f · c + i · g, h = o · tanh(c) (Hochreiter & Schmidhuber 1997)."""
-    layer, cell = parts.source, parts.source.cell
+    cell = parts.source.cell
+    units = cell.units
     product = _make_recurrence(parts, "recurrent", cell.recurrent_kernel.numpy())
 
     def step(x: Any, states: Any) -> list[Any]:
         z = x if states is None else parts.add_op(tf.math.add, "gates")(x, product(states[0]))
-        i, f, g, o = parts.add_op(tf.split, "gate")(z, 4, axis=-1)
-        i = _activate(parts, layer.recurrent_activation, i, "input_gate")
-        g = _activate(parts, layer.activation, g, "candidate")
-        o = _activate(parts, layer.recurrent_activation, o, "output_gate")
+        if states is None:
+            # Slices: the converter leaves a split in float where one of its outputs is not used.
+            i, g, o = (
+                parts.add_op(tf.slice, f"first_{part}")(z, [0, place * units], [-1, units])
+                for part, place in (("input", 0), ("candidate", 2), ("output", 3))
+            )
+        else:
+            i, f, g, o = parts.add_op(tf.split, "gate")(z, 4, axis=-1)
+        i = _activate(parts, cell.recurrent_activation, i, "input_gate")
+        g = _activate(parts, cell.activation, g, "candidate")
+        o = _activate(parts, cell.recurrent_activation, o, "output_gate")
         c = parts.add_op(tf.math.multiply, "new")(i, g)
         if states is not None:
-            f = _activate(parts, layer.recurrent_activation, f, "forget_gate")
+            f = _activate(parts, cell.recurrent_activation, f, "forget_gate")
             kept = parts.add_op(tf.math.multiply, "old")(f, states[1])
             c = parts.add_op(tf.math.add, "carry")(kept, c)
-        bounded = _activate(parts, layer.activation, c, "bounded")
+        bounded = _activate(parts, cell.activation, c, "bounded")
         return [parts.add_op(tf.math.multiply, "hidden")(o, bounded), c]
 
-    bias = cell.bias.numpy() if layer.use_bias else None
+    bias = cell.bias.numpy() if cell.use_bias else None
     return _Cell(step, bias)
 
 
 def _make_gru(parts: LayerParts) -> _Cell:
     """GRU: h = z · h + (1 - z) · g (Cho et al., arXiv 1406.1078)."""
-    layer, cell = parts.source, parts.source.cell
-    units, kernel = layer.units, parts.source.cell.recurrent_kernel.numpy()
-    bias = cell.bias.numpy() if layer.use_bias else None
+    cell = parts.source.cell
+    units, kernel = cell.units, cell.recurrent_kernel.numpy()
+    bias = cell.bias.numpy() if cell.use_bias else None
     add, multiply, subtract = tf.math.add, tf.math.multiply, tf.math.subtract
     late = np.zeros(units, np.float32)  # the part of the bias that the reset gate multiplies
-    if layer.reset_after:
+    if cell.reset_after:
         if bias is not None:
             late = bias[1, 2 * units :]
             # The other two parts are added to those of the input in any case.
@@ -199,35 +214,35 @@ def _make_gru(parts: LayerParts) -> _Cell:
 
     def step(x: Any, states: Any) -> list[Any]:
         if states is None:
-            # Slices: the converter leaves a split in float where one of its outputs is not used.
+            # Slices, as in an LSTM.
             z = parts.add_op(tf.slice, "x_update")(x, [0, 0], [-1, units])
             g = parts.add_op(tf.slice, "x_candidate")(x, [0, 2 * units], [-1, units])
-            z = _activate(parts, layer.recurrent_activation, z, "update_gate")
+            z = _activate(parts, cell.recurrent_activation, z, "update_gate")
             if late.any():
                 r = parts.add_op(tf.slice, "x_reset")(x, [0, units], [-1, units])
-                r = _activate(parts, layer.recurrent_activation, r, "reset_gate")
+                r = _activate(parts, cell.recurrent_activation, r, "reset_gate")
                 g = parts.add_op(add, "new")(
                     g, parts.add_op(multiply, "first_reset")(r, late.tolist())
                 )
-            g = _activate(parts, layer.activation, g, "candidate")
+            g = _activate(parts, cell.activation, g, "candidate")
             return [
                 parts.add_op(subtract, "hidden_first")(g, parts.add_op(multiply, "first")(z, g))
             ]
         x_gates, x_new = parts.add_op(tf.split, "x")(x, [2 * units, units], axis=-1)
         (h,) = states
-        if layer.reset_after:
+        if cell.reset_after:
             h_gates, h_new = parts.add_op(tf.split, "h")(product(h), [2 * units, units], axis=-1)
         else:
             h_gates, h_new = product(h), None
         gates = parts.add_op(add, "gates")(x_gates, h_gates)
-        gates = _activate(parts, layer.recurrent_activation, gates, "gate")
+        gates = _activate(parts, cell.recurrent_activation, gates, "gate")
         z, r = parts.add_op(tf.split, "zr")(gates, 2, axis=-1)
         if h_new is None:
             h_new = candidate(parts.add_op(multiply, "reset")(r, h))
         else:
             h_new = parts.add_op(multiply, "reset")(r, h_new)
         g = parts.add_op(add, "new")(x_new, h_new)
-        g = _activate(parts, layer.activation, g, "candidate")
+        g = _activate(parts, cell.activation, g, "candidate")
         # z · h + (1 - z) · g = g + z · (h - g)
         moved = parts.add_op(multiply, "kept")(z, parts.add_op(subtract, "moved")(h, g))
         return [parts.add_op(add, "hidden")(g, moved)]
@@ -237,14 +252,14 @@ def _make_gru(parts: LayerParts) -> _Cell:
 
 def _make_simple_rnn(parts: LayerParts) -> _Cell:
     """Elman's: h = tanh(x + h · U)."""
-    layer, cell = parts.source, parts.source.cell
+    cell = parts.source.cell
     product = _make_recurrence(parts, "recurrent", cell.recurrent_kernel.numpy())
 
     def step(x: Any, states: Any) -> list[Any]:
         z = x if states is None else parts.add_op(tf.math.add, "sum")(x, product(states[0]))
-        return [_activate(parts, layer.activation, z, "hidden")]
+        return [_activate(parts, cell.activation, z, "hidden")]
 
-    return _Cell(step, cell.bias.numpy() if layer.use_bias else None)
+    return _Cell(step, cell.bias.numpy() if cell.use_bias else None)
 
 
-_CELLS = {L.LSTM: _make_lstm, L.GRU: _make_gru, L.SimpleRNN: _make_simple_rnn}
+_CELLS = {L.LSTMCell: _make_lstm, L.GRUCell: _make_gru, L.SimpleRNNCell: _make_simple_rnn}
