@@ -12,10 +12,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from kdtflite.errors import ConfigurationError
 
-__all__ = ["ChecksArguments", "check_arguments"]
+__all__ = ["ChecksArguments", "check_arguments", "check_construction"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_C = TypeVar("_C")
 _Fits = Callable[[Any], bool]
 _MOST = 2**63  # what TensorFlow and NumPy can count to
 
@@ -73,13 +74,19 @@ value of type str.
     return check
 
 
+def check_construction(cls: type[_C]) -> type[_C]:
+    """Makes a class check the arguments of its constructor, which a dataclass may have written."""
+    cls.__init__ = check_arguments(cls.__init__)  # type: ignore[misc]
+    return cls
+
+
 class ChecksArguments:
     """The base of classes whose constructors check their arguments, those of users included."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = check_arguments(cls.__init__)  # type: ignore[method-assign]
+            check_construction(cls)
 
 
 def _read_annotation(annotation: str) -> list[tuple[str, _Fits]]:

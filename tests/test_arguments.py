@@ -13,6 +13,7 @@ import kdtflite
 from kdtflite.arguments import check_arguments
 from kdtflite.distillation.search.auto import Auto
 from kdtflite.errors import ConfigurationError
+from kdtflite.quantization.calibration import get_calibration
 
 DIGITS = Path(__file__).parents[1] / "android_demo" / "models" / "digits.tflite"
 NAMESPACES = (kdtflite, kdtflite.data, kdtflite.models, kdtflite.quantization)
@@ -140,6 +141,13 @@ def test_the_constructor_of_every_loss_is_checked_also_of_one_of_the_users_own()
     ("make", "argument"),
     [
         (lambda: kdtflite.schedules.Linear("4", 1.0), "start"),
+        (lambda: get_calibration("percentile", percentile="99"), "percentile"),
+        (lambda: get_calibration("mse", symmetric="yes"), "symmetric"),
+        (lambda: kdtflite.data.Augmentation(shift="a"), "shift"),
+        (lambda: kdtflite.data.Augmentation(flip="yes"), "flip"),
+        (lambda: kdtflite.teachers.EnsembleTeacher([None], temperature="4"), "temperature"),
+        (lambda: kdtflite.teachers.LiteTeacher(DIGITS, workers="2"), "workers"),
+        (lambda: kdtflite.teachers.OnnxTeacher("a.onnx", unsafe="no"), "unsafe"),
         (lambda: Auto(min_steps="30"), "min_steps"),
         (lambda: kdtflite.LiteModel.load(DIGITS).save(3), "path"),
         (lambda: kdtflite.quantization.QuantizationSchedule(start_rounding="3"), "start_rounding"),

@@ -8,11 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from kdtflite.arguments import check_construction
 from kdtflite.errors import ConfigurationError
 
 __all__ = ["Augmentation"]
 
 
+@check_construction
 @dataclass(frozen=True)
 class Augmentation:
     """Random shifts, rotations, zooms and flips, another one for each training image.
@@ -28,7 +30,8 @@ class Augmentation:
             interpolated. In place of `shift`.
 
     Raises:
-        ConfigurationError: Both `shift` and `crop`, or a crop that is no whole number from 0.
+        ConfigurationError: Both `shift` and `crop`, a crop that is no whole number from 0, or
+            another size that is below 0 or not finite.
 
     Example:
         >>> import numpy as np
@@ -45,7 +48,10 @@ class Augmentation:
     crop: int = 0
 
     def __post_init__(self) -> None:
-        if self.crop != int(self.crop) or self.crop < 0 or (self.crop and self.shift):
+        for name, size in (("shift", self.shift), ("rotation", self.rotation), ("zoom", self.zoom)):
+            if not 0 <= size < math.inf:
+                raise ConfigurationError(f"Expected {name} to be 0 or more. Received: {size!r}.")
+        if self.crop < 0 or (self.crop and self.shift):
             raise ConfigurationError(
                 "Expected a crop of whole pixels, from 0, in place of a shift. Received: "
                 f"crop={self.crop}, shift={self.shift}."

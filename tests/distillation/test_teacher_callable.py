@@ -342,7 +342,7 @@ def test_a_probe_that_fails_says_what_to_pass(models):
 
 
 def test_options_that_make_no_sense_are_refused():
-    with pytest.raises(ConfigurationError, match=r"Expected a function"):
+    with pytest.raises(ConfigurationError, match=r"Expected function= to be a function"):
         CallableTeacher(3)
     with pytest.raises(
         ConfigurationError, match=r"no kind of outputs 'logit'.*Did you mean 'logits'"

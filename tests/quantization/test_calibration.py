@@ -394,7 +394,7 @@ def test_an_unknown_option_lists_the_known_ones():
         ("moving_average", {"decay": 1.0}, "from 0 to below 1. Received: 1.0"),
         ("mean_std", {"deviations": 0}, "positive number. Received: 0"),
         ("mse", {"bits": 17}, "from 2 to 16. Received: 17"),
-        ("mse", {"bits": 8.0}, "whole number from 2 to 16. Received: 8.0"),
+        ("mse", {"bits": 8.5}, "bits= to be a whole number. Received: 8.5"),
         ("entropy", {"bits": 16}, "from 2 to 8 for the calibration 'entropy'. Received: 16"),
     ],
 )

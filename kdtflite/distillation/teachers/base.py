@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from kdtflite.arguments import ChecksArguments
 from kdtflite.distillation.outputs import Outputs
 from kdtflite.distillation.step import Observed
 from kdtflite.distillation.taps import TappedModel
@@ -21,7 +22,7 @@ __all__ = ["Teacher"]
 Shape = tuple[int | None, ...]
 
 
-class Teacher(abc.ABC):
+class Teacher(ChecksArguments, abc.ABC):
     """Gives logits for the student's inputs; its weights are never trained, saved or counted.
 
     It is a plain object on purpose: in a Keras object, Keras would train, save and count them.
@@ -83,10 +84,10 @@ class Teacher(abc.ABC):
         del recording
         return Observed(tf.stop_gradient(self(x)))
 
-    def check_inputs(self, student: Any) -> None:  # noqa: B027
+    def check_inputs(self, student: Any) -> None:
         """Raises ShapeMismatchError unless the teacher takes what the student takes."""
 
-    def check_repeats(self, x: Any) -> None:  # noqa: B027
+    def check_repeats(self, x: Any) -> None:
         """Says so if the teacher answers differently when it is given the same batch again."""
 
 

@@ -7,6 +7,7 @@ import abc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdtflite.arguments import ChecksArguments
 from kdtflite.errors import ConfigurationError, DataError
 from kdtflite.quantization.calibration.histogram import Histogram
 
@@ -17,7 +18,7 @@ Values = NDArray[np.float32]
 _LEAST_NORMAL = np.finfo(np.float32).tiny
 
 
-class Observer(abc.ABC):
+class Observer(ChecksArguments, abc.ABC):
     """Sees an activation batch by batch and chooses the range of its codes.
 
     Memory is bounded: no batch is kept. The same batches give the same range on any machine, in
@@ -35,7 +36,7 @@ class Observer(abc.ABC):
     """
 
     def __init__(self, *, symmetric: bool = False, bits: int = 8) -> None:
-        if not isinstance(bits, int) or not 2 <= bits <= 16:
+        if not 2 <= bits <= 16:
             raise ConfigurationError(
                 f"Expected bits to be a whole number from 2 to 16. Received: {bits!r}."
             )
