@@ -76,7 +76,7 @@ value of type str.
 
 def check_construction(cls: type[_C]) -> type[_C]:
     """Makes a class check the arguments of its constructor, which a dataclass may have written."""
-    cls.__init__ = check_arguments(cls.__init__)  # type: ignore[method-assign, misc]
+    cls.__init__ = check_arguments(cls.__init__)  # type: ignore[method-assign]
     return cls
 
 
