@@ -1,11 +1,12 @@
 """What becomes of damaged .tflite files: thousands of mutants through kdtflite's own interface.
 
-    python benchmarks/mutants.py --count 20000 --models android_demo/models --json mutants.json
+    python benchmarks/mutants.py --count 20000 --models android_demo/models
 
 Each mutant is loaded, described, searched for floats, measured and run, as a user does in a
 notebook: without a sandbox of the benchmark's own. Batches run in worker processes, so that a
 death is seen, counted and attributed. Every mutant follows from the seed and its number alone, and
-each finished one is a line of mutants.jsonl: the same command continues where it was stopped.
+each finished one is a line of a .jsonl file beside the result: the same command continues where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import queue
 import random
 import resource
@@ -26,7 +28,16 @@ from typing import Any
 
 from mutations import KINDS, mutate
 
+from kdtflite.evaluation.machine import describe_machine
+from kdtflite.files import write_json, write_text
+
+RESULT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "mutants.json"
 SAMPLES = 9
+_WRONG = {
+    "deaths": "deaths of the process",
+    "timeouts": "that did not end",
+    "foreign": "errors that are not kdtflite's",
+}
 
 
 def make_mutant(options: Any, number: int) -> tuple[str, str, bytes]:
@@ -51,12 +62,7 @@ def use(content: bytes) -> str:
     try:
         lite = LiteModel(content)
         _ = lite.summary(), repr(lite), lite.metadata, find_floats(lite)
-        given = {  # nobody has a value for a "resource"
-            spec.name: draw.normal(size=(SAMPLES, *spec.shape[1:])).astype(np.float32)
-            if spec.scale is not None or spec.dtype.startswith("float")
-            else np.zeros((SAMPLES, *spec.shape[1:]), np.sctypeDict.get(spec.dtype, "float32"))
-            for spec in lite.inputs
-        }
+        given = {spec.name: make_samples(spec, draw) for spec in lite.inputs}
         lite.predict(given)
         lite.predict(given, xnnpack=False)
         count_file_macs(lite)
@@ -64,6 +70,17 @@ def use(content: bytes) -> str:
     except KdtfliteError as error:
         return f"{type(error).__name__}: {error}"
     return "ran"
+
+
+def make_samples(spec: Any, draw: Any) -> Any:
+    """Returns samples for an input: fewer if the file claims a huge one, so that memory is its."""
+    import numpy as np
+
+    shape = (SAMPLES if math.prod(spec.shape[1:]) < 2**20 else 1, *spec.shape[1:])
+    if spec.scale is not None or spec.dtype.startswith("float"):
+        return draw.standard_normal(shape, np.float32)
+    # Nobody has a value for a "resource".
+    return np.zeros(shape, np.sctypeDict.get(spec.dtype, "float32"))
 
 
 def work(options: Any) -> None:
@@ -183,7 +200,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=KINDS, nargs="+", default=KINDS)
     parser.add_argument("--models", type=Path, default=Path("android_demo/models"))
-    parser.add_argument("--json", type=Path, default=Path("mutants.json"))
+    parser.add_argument("--json", type=Path, default=RESULT)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=120.0, help="limit of one mutant")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
@@ -192,6 +209,7 @@ def main() -> None:
     if options.work:
         work(options)
         return
+    files = [path.name for path in options.files]
     for path in options.files:
         assert use(path.read_bytes()) == "ran", f"{path} itself does not run"
     lines = options.json.with_suffix(".jsonl")
@@ -216,11 +234,36 @@ def main() -> None:
             if (i + 1) % 100 == 0:
                 rate = (i + 1) / (time.monotonic() - start)
                 print(f"{len(found):,} of {options.count:,}, {rate:.1f} per second", flush=True)
-    summary = summarize(found)
-    options.json.write_text(json.dumps(summary, indent=1))
+    summary = {"machine": describe_machine(), "files": files, **summarize(found)}
+    write_json(options.json, summary, overwrite=True)
+    write_text(options.json.with_suffix(".md"), as_markdown(summary), overwrite=True)
+    print(as_markdown(summary), end="")
+
+
+def as_markdown(summary: dict[str, Any]) -> str:
+    """Returns the outcomes as a table."""
+    wrong = [f"{summary[key]} {what}" for key, what in _WRONG.items()]
+    lines = [
+        "# Damaged files",
+        "",
+        f"`python benchmarks/mutants.py --count {summary['mutants']} --models FOLDER`: mutants of",
+        f"{', '.join(summary['files'])}. Each is loaded,",
+        "described and run through the Python interface: it is refused with one of kdtflite's",
+        "errors, or runs.",
+        "",
+        f"Of {summary['mutants']:,}: {', '.join(wrong)}. The most memory of the calling process: "
+        f"{summary['largest_peak_mb']:,} MB; the longest: {summary['longest_seconds']:.0f} s.",
+        "",
+        "| kind | refused | ran | wrong |",
+        "|---|---|---|---|",
+    ]
     for kind, counts in summary["outcomes"].items():
-        print(f"{kind:14}", ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
-    print({key: value for key, value in summary.items() if key not in ("outcomes", "examples")})
+        ran, refused = (
+            counts.get("ran", 0),
+            sum(n for k, n in counts.items() if k.endswith("Error")),
+        )
+        lines.append(f"| {kind} | {refused} | {ran} | {sum(counts.values()) - ran - refused} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
