@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kdtflite.files import sha256
@@ -54,9 +55,8 @@ def main() -> int:
             run([*command, str(folder / "killed")])
             found = [sha256(folder / "killed" / FILE)]
         else:
-            moments = random.Random(arguments.seed)
-            waits = [moments.uniform(0, seconds) for _ in range(arguments.kills)]
-            found = kill_at(waits, command, folder)
+            draw = random.Random(arguments.seed)
+            found = kill_at(lambda: draw.uniform(0, seconds), arguments.kills, command, folder)
         # TensorFlow leaves single files of its own, __autograph_generated_file*.py.
         left = sorted(path.name for path in scratch.iterdir() if path.is_dir())
     finally:
@@ -110,20 +110,23 @@ def kill_in(stage: int, command: list[str], *, trains: bool) -> str:
     return f"stage {stage} killed" + (f" after epoch {epochs}" if epochs else "")
 
 
-def kill_at(waits: list[float], command: list[str], folder: Path) -> list[str]:
-    """Kills runs after so many seconds each, lets the last one end, and returns all digests."""
+def kill_at(
+    draw_moment: Callable[[], float], count: int, command: list[str], folder: Path
+) -> list[str]:
+    """Kills runs at random moments, lets the last one end, and returns all digests."""
     found = []
     number, kills = 0, 0
-    while kills < len(waits):
+    while kills < count:
         target = folder / f"killed-{number}"
         process = subprocess.Popen([*command, str(target)], stderr=subprocess.DEVNULL)
+        moment = draw_moment()
         try:
-            code = process.wait(timeout=waits[kills])
+            code = process.wait(timeout=moment)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             kills += 1
-            print(f"kill {kills} of {len(waits)} after {waits[kills - 1]:.1f} s", flush=True)
+            print(f"kill {kills} of {count} after {moment:.1f} s", flush=True)
             continue
         if code:
             raise SystemExit(f"the run ended with {code}")
