@@ -5,8 +5,8 @@
 
 Without --kills, it is killed once in every stage: a training after its second epoch, any other
 stage shortly after it starts. With it, at so many random moments; a run that ends before is
-compared, and another one begins. The exit code is 1 if two files differ, or if a temporary folder
-is left.
+compared, and another one begins. The exit code is 1 if two files differ, or if a temporary file or
+folder is left.
 """
 
 from __future__ import annotations
@@ -57,13 +57,12 @@ def main() -> int:
         else:
             draw = random.Random(arguments.seed)
             found = kill_at(lambda: draw.uniform(0, seconds), arguments.kills, command, folder)
-        # TensorFlow leaves single files of its own, __autograph_generated_file*.py.
-        left = sorted(path.name for path in scratch.iterdir() if path.is_dir())
+        left = sorted(path.name for path in scratch.iterdir())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for digest in found:
         print(f"killed       {digest}")
-    print(f"temporary folders left: {', '.join(left) or 'nothing'}")
+    print(f"temporary files left: {', '.join(left) or 'nothing'}")
     return 0 if set(found) == {expected} and not left else 1
 
 

@@ -23,7 +23,12 @@ except ImportError:  # Windows: nothing is locked, so nothing is swept
 else:
     _locks = _fcntl
 
-__all__ = ["is_leftover", "make_temporary_folder", "sweep_leftovers"]
+__all__ = [
+    "collect_temporary_files",
+    "is_leftover",
+    "make_temporary_folder",
+    "sweep_leftovers",
+]
 
 # Nobody else begins a name like this; older versions, which do not lock, have other names.
 _MARK = "kdtflite-scratch-"
@@ -57,6 +62,29 @@ def make_temporary_folder(
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+@contextlib.contextmanager
+def collect_temporary_files(purpose: str) -> Iterator[Path]:
+    """Gives this process, and those it starts, a temporary folder for the files of others.
+
+    TensorFlow writes a file for each function that it traces, and removes it only if the process
+    ends by itself.
+
+    Args:
+        purpose: A word of lowercase letters for its name.
+    """
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    with make_temporary_folder(purpose) as folder:
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before
+            if variable is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = variable
 
 
 def sweep_leftovers(parent: Path) -> list[str]:

@@ -104,6 +104,28 @@ def test_a_folder_goes_with_its_block(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_the_files_of_others_go_with_a_killed_process(tmp_path):
+    script = """
+        import os, signal, tempfile
+        from kdtflite.leftovers import collect_temporary_files
+
+        before = tempfile.gettempdir()
+        with collect_temporary_files("run"):
+            pass
+        assert tempfile.gettempdir() == before == os.environ["TMPDIR"]
+        with collect_temporary_files("run") as folder:
+            descriptor, path = tempfile.mkstemp()
+            assert os.path.dirname(path) == str(folder) == os.environ["TMPDIR"]
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 1
+    assert len(sweep_leftovers(tmp_path)) == 1
+    assert names(tmp_path) == []
+
+
 def test_sigterm_ends_the_command_line_as_an_interrupt_does(tmp_path):
     script = """
         import sys, time

@@ -65,17 +65,19 @@ def command(
     from rich.console import Console
 
     import kdtflite
+    from kdtflite.leftovers import collect_temporary_files
     from kdtflite.reporting import render_table
 
-    result = kdtflite.run(
-        recipe,
-        output=output,
-        data_path=data,
-        seed=seed,
-        labeled=labeled,
-        force=force,
-        strategy=strategy,
-    )
+    with collect_temporary_files("run"):
+        result = kdtflite.run(
+            recipe,
+            output=output,
+            data_path=data,
+            seed=seed,
+            labeled=labeled,
+            force=force,
+            strategy=strategy,
+        )
     if as_json:
         show(json.dumps(result.report, indent=2))
         return
