@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -119,7 +120,7 @@ def test_the_files_of_others_go_with_a_killed_process(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
     assert len(names(tmp_path)) == 1
     assert len(sweep_leftovers(tmp_path)) == 1
