@@ -9,6 +9,7 @@ from . import pipeline as pipeline
 from . import quantization as quantization
 from . import reporting as reporting
 from . import schedules as schedules
+from . import tasks as tasks
 from . import teachers as teachers
 from .conversion.convert import convert as convert
 from .conversion.integer_proof import IntegerProof as IntegerProof

@@ -72,6 +72,7 @@ def test_every_public_name_is_the_same_object_both_ways(first):
         "quantization",
         "reporting",
         "schedules",
+        "tasks",
         "teachers",
     ]
     nested = ["distillation.losses", "distillation.schedules", "distillation.teachers"]

@@ -34,11 +34,18 @@ def results():
     from kdtflite.evaluation.latency import MINIMUM_INVOKES
     from kdtflite.pipeline.run_result import RunResult
     from kdtflite.pipeline.until_accurate import Round, UntilAccurate
+    from kdtflite.tasks.base import Answers
+    from kdtflite.tasks.segmentation import Segmentation
 
     steps = (MixedStep("", 0, 900, 0.1), MixedStep("y", 1, 990, 0.0))
     trials = (Trial("soft targets", 1, 9, 1.0, 0.5, 0.7),)
     found = (
         kdtflite.evaluate(lite, (x, y), progress=False),
+        kdtflite.evaluate(lite, (x, x[:, :3]), task="regression", progress=False),
+        kdtflite.evaluate(lite, (x, x[:, :3] > 0), task="multilabel", progress=False),
+        Segmentation().measure(
+            Answers(np.eye(3, dtype="float32")[y.reshape(4, 8)], y.reshape(4, 8), "")
+        ),
         kdtflite.benchmark(lite, threads=[1], invokes=MINIMUM_INVOKES, progress=False),
         kdtflite.compare(aware, lite, x),
         kdtflite.layer_errors(aware, lite, x, progress=False),

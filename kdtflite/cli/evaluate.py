@@ -1,11 +1,11 @@
-"""`kdtflite evaluate`: the accuracy of a .tflite file."""
+"""`kdtflite evaluate`: how good the answers of a .tflite file are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -55,17 +55,37 @@ def command(
             show_default="the labels in FILE's metadata",
         ),
     ] = None,
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What the outputs mean: classification, multilabel, regression or segmentation. "
+            "The last three take their labels from an .npz file.",
+        ),
+    ] = "classification",
+    ignore_class: Annotated[
+        int | None,
+        typer.Option(help="For segmentation: the label of pixels that count nowhere."),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Interpreters that run in parallel.", show_default="one per core"),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Write the confusion matrix as a picture (.png, .svg).")
+        Path | None,
+        typer.Option(
+            help="Write a picture (.png, .svg): the confusion matrix, the outputs over the labels, "
+            "or the scores of each class."
+        ),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measures accuracy, precision, recall, F1 score, confusion matrix and log loss of a file.
+    """Measures how good the answers of a file are.
+
+    For a classifier: accuracy, precision, recall, F1 score, confusion matrix and log loss. For
+    several labels at once also average precision and AUC, for numbers their errors and R², for
+    segmentation Dice and IoU.
 
     The classes of the data are matched with the file's by name where both have names, and by number
     where folders are named by numbers. What cannot be matched is refused.
@@ -76,22 +96,36 @@ def command(
     from kdtflite.cli.samples import read_test_samples
     from kdtflite.evaluation import evaluate
     from kdtflite.lite.sandbox import load_untrusted
+    from kdtflite.tasks.registry import get_task
 
+    other = get_task(task, ignore_class=ignore_class)
     loaded = load_untrusted(lite, kernels=("XNNPACK",))
-    read = read_test_samples(data, loaded, data_path, input_range)
+    read = read_test_samples(
+        data, loaded, data_path, input_range, None if other is None else other.read_labels
+    )
     if read.y is None:
         raise DataError(
             f"Expected labels beside the samples in {data}: an array y or y_test. Received: no "
             "labels."
         )
-    y, names = _match(read.y, read, loaded, given, data, lite)
-    result = replace(
-        evaluate(loaded, (read.x, y), labels=names, workers=workers),
-        model=f"{lite} ({len(loaded.content):,} bytes, LiteRT, default kernels)",
+    if other is None:
+        y, names = _match(read.y, read, loaded, given, data, lite)
+    else:
+        y, names = read.y, given or read.class_names or None
+    evaluated: Any = evaluate(
+        loaded,
+        (read.x, y),
+        task=task,
+        ignore_class=ignore_class,
+        labels=names,
+        workers=workers,
     )
+    described = f"{lite} ({len(loaded.content):,} bytes, LiteRT, default kernels)"
+    result = replace(evaluated, model=described)
     if plot is not None:
         save_picture(result.plot(), plot, overwrite=force)
-    text = str(result) if plot is None else f"{result}\nConfusion matrix: {plot}"
+    title = "Confusion matrix" if other is None else "Picture"
+    text = str(result) if plot is None else f"{result}\n{title}: {plot}"
     print_result({**result.to_dict(), "file": str(lite)}, text, as_json=as_json)
 
 

@@ -65,14 +65,23 @@ class Samples(NamedTuple):
 
 
 def read_test_samples(
-    source: str, lite: LiteModel, data_path: str, input_range: tuple[float, float] | None
+    source: str,
+    lite: LiteModel,
+    data_path: str,
+    input_range: tuple[float, float] | None,
+    read_labels: Callable[[Any], np.ndarray] | None = None,
 ) -> Samples:
     """Reads the test split in the form that a .tflite file takes; see `read_samples`."""
     inputs = {
         spec.name: ModelInput(spec.sample_shape, spec.dtype, spec.range) for spec in lite.inputs
     }
     return read_samples(
-        source, lambda: inputs, part="test", data_path=data_path, input_range=input_range
+        source,
+        lambda: inputs,
+        part="test",
+        data_path=data_path,
+        input_range=input_range,
+        read_labels=read_labels,
     )
 
 
@@ -83,6 +92,7 @@ def read_samples(
     part: Part,
     data_path: str = "auto",
     input_range: tuple[float, float] | None = None,
+    read_labels: Callable[[Any], np.ndarray] | None = None,
 ) -> Samples:
     """Reads samples, and labels if there are any, in the form that a model takes.
 
@@ -99,6 +109,7 @@ def read_samples(
         part: The split to read; a source without splits is read whole.
         data_path: Where a named data set is; "auto" downloads it.
         input_range: The smallest and the largest value that the model was trained on.
+        read_labels: Returns the labels of a file in the form of a task; by default as classes.
 
     Raises:
         ConfigurationError: `source` is neither a name nor an existing path, or options do not
@@ -127,7 +138,8 @@ def read_samples(
     elif path.is_dir():
         x, y, names = _load_images(path, part, get_inputs())
     elif path.exists() or path.suffix or path.name != source:
-        (x, y, _), names, is_unit = load_arrays(path, part=part), read_class_names(path), False
+        x, y, _ = load_arrays(path, part=part, read_labels=read_labels)
+        names, is_unit = read_class_names(path), False
     else:
         choose(source, NAMES, what="data set, file or folder")
         raise AssertionError("choose() raises for a name that is not there")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -55,7 +55,11 @@ class Arrays(NamedTuple):
 
 @check_arguments
 def load_arrays(
-    path: str | os.PathLike[str], *, part: Part = "train", quiet: bool = False
+    path: str | os.PathLike[str],
+    *,
+    part: Part = "train",
+    quiet: bool = False,
+    read_labels: Callable[[Any], np.ndarray] | None = None,
 ) -> Arrays:
     """Reads samples, and labels where there are any, from an `.npz` file.
 
@@ -67,6 +71,7 @@ def load_arrays(
         path: The file.
         part: The split to read from a file of `x_train`, ...
         quiet: Do not report that one-hot labels are converted.
+        read_labels: Returns the labels in the form of a task; by default as class indices.
 
     Returns:
         The samples as they are in the file (not scaled), the labels and the input names.
@@ -97,7 +102,8 @@ def load_arrays(
     if y_key is None:
         return Arrays(x, None, ("x",))
     try:
-        y = as_labels(arrays[y_key], quiet=quiet)
+        given = arrays[y_key]
+        y = as_labels(given, quiet=quiet) if read_labels is None else read_labels(given)
     except DataError as error:
         raise DataError(f"{y_key!r} in {path}: {error}") from error
     _check_lengths(path, x_key, len(x), y_key, len(y))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from kdtflite.evaluation.scores import (
     validate_outputs,
 )
 from kdtflite.lite.model import LiteModel
+from kdtflite.results import Result
+from kdtflite.tasks.base import Answers
+from kdtflite.tasks.registry import get_task
 
 __all__ = ["collect", "evaluate"]
 
@@ -32,46 +35,84 @@ Samples = np.ndarray | dict[str, np.ndarray]
 _FLOAT_FLOOR = 1e-7
 
 
+@overload
+def evaluate(
+    model: Any,
+    data: Any,
+    *,
+    task: Literal["classification"] = ...,
+    labels: Sequence[str] | None = ...,
+    outputs: str = ...,
+    top_k: Sequence[int] = ...,
+    ignore_class: int | None = ...,
+    workers: int | None = ...,
+    batch_size: int = ...,
+    progress: bool = ...,
+) -> Evaluation: ...
+@overload
+def evaluate(
+    model: Any,
+    data: Any,
+    *,
+    task: str,
+    labels: Sequence[str] | None = ...,
+    outputs: str = ...,
+    top_k: Sequence[int] = ...,
+    ignore_class: int | None = ...,
+    workers: int | None = ...,
+    batch_size: int = ...,
+    progress: bool = ...,
+) -> Result: ...
 @check_arguments
 def evaluate(
     model: Any,
     data: Any,
     *,
+    task: str = "classification",
     labels: Sequence[str] | None = None,
     outputs: str = "auto",
     top_k: Sequence[int] = (5,),
+    ignore_class: int | None = None,
     workers: int | None = 1,
     batch_size: int = 256,
     progress: bool = True,
-) -> Evaluation:
-    """Evaluates a classifier on labeled samples.
+) -> Result:
+    """Evaluates a model on labeled samples.
 
-    Outputs may be logits or probabilities, one per class, or a single one for two classes, which
-    is then the score of class 1.
+    A classifier's outputs may be logits or probabilities, one per class, or a single one for two
+    classes, which is then the score of class 1. Other tasks are named: "multilabel" (yes or no for
+    each output), "regression" (numbers, in the labels' unit) and "segmentation" (a class per pixel
+    or position; one channel is the score of class 1).
 
     Args:
         model: A `.tflite` file (a LiteModel, bytes or a path), or a Keras model (tf_keras,
             Keras 3, a Distiller or a path).
         data: A Split, a tuple (x, y), or a tf.data.Dataset of batches (x, y), which is read
             into memory. x has shape (samples, ...) or is a dict of such arrays by input name;
-            y holds class indices, shape (samples,), or one-hot rows.
-        labels: Name of each class, in the order of the outputs; by default their numbers. The
-            classes of a Split of a Dataset are found by them, or by the labels in the file's
-            metadata.
+            y holds class indices, shape (samples,), or one-hot rows; for "multilabel" 0 and 1,
+            shape (samples, labels); for "regression" numbers of the outputs' shape; for
+            "segmentation" class indices, shape (samples, height, width).
+        task: "classification", "multilabel", "regression" or "segmentation".
+        labels: Name of each class (or label, or value), in the order of the outputs; by default
+            their numbers. The classes of a Split of a Dataset are found by them, or by the labels
+            in the file's metadata.
         outputs: "logits", "probabilities", or "auto": decided by the model's last operator or
             layer, otherwise by the values. The result states the decision.
         top_k: The values of k for which to compute top-k accuracy. A k that is not below the
-            number of classes is left out, as every sample would count.
+            number of classes is left out, as every sample would count. For classification.
+        ignore_class: For segmentation, the label of pixels that count nowhere, often 255.
         workers: For a file, how many interpreters run in parallel; None uses one per core for
             large sets.
         batch_size: For a Keras model, samples per step.
         progress: Show progress.
 
     Returns:
-        The results, with notes on ties and on classes without samples.
+        The results, with notes on ties and on classes without samples: an `Evaluation`, or a
+        `MultiLabelEvaluation`, `RegressionEvaluation` or `SegmentationEvaluation` of
+        `kdtflite.tasks`.
 
     Raises:
-        ConfigurationError: An unknown `outputs`, or a k below 1.
+        ConfigurationError: An unknown `outputs` or `task`, or a k below 1.
         DataError: No samples, labels out of range, samples that do not fit the model's inputs
             or have another scale than a file's inputs, or outputs that are not finite.
         ShapeMismatchError: Outputs that are not one score per class, or a wrong number of
@@ -85,7 +126,11 @@ def evaluate(
         >>> x, y = numpy.eye(2, dtype="float32"), numpy.array([0, 0])
         >>> kdtflite.evaluate(model, (x, y), progress=False).accuracy
         0.5
+        >>> y = numpy.array([[1.0, 0.0], [0.5, 1.0]])
+        >>> kdtflite.evaluate(model, (x, y), task="regression", progress=False).mean_absolute_error
+        0.125
     """
+    other = get_task(task, ignore_class=ignore_class)
     model = as_model(model)
     choose(outputs, ("auto", "logits", "probabilities"), what="kind of outputs")
     wrong_k = [k for k in top_k if k < 1]
@@ -93,10 +138,12 @@ def evaluate(
         raise ConfigurationError(
             f"Expected `top_k` of whole numbers from 1 up. Received: {wrong_k}."
         )
-    x, y = collect(data)
+    x, y = collect(data) if other is None else collect(data, other.read_labels)
     if isinstance(model, LiteModel) and (problem := model.check_scaling(x)):
         raise DataError(problem)
     given = predict(model, x, workers=workers, batch_size=batch_size, progress=progress)
+    if other is not None:
+        return other.measure(_make_answers(model, given, y, labels, outputs))
     given = validate_outputs(given, len(y))
     step = find_output_step(model)
     kind, source = _find_kind(model, given, step, outputs)
@@ -107,19 +154,29 @@ def evaluate(
     return _measure(scores, y, names, kind, source, step, top_k, _describe(model))
 
 
-def collect(data: Any) -> tuple[Samples, np.ndarray]:
-    """Returns samples and class indices of a Split, a tuple (x, y) or a tf.data.Dataset.
+def _as_classes(y: Any) -> np.ndarray:
+    return as_labels(y, quiet=True)
+
+
+def collect(
+    data: Any, read_labels: Callable[[Any], np.ndarray] = _as_classes
+) -> tuple[Samples, np.ndarray]:
+    """Returns samples and labels of a Split, a tuple (x, y) or a tf.data.Dataset.
+
+    Args:
+        data: As in `evaluate`.
+        read_labels: Returns the labels in the task's form; by default class indices.
 
     Raises:
         DataError: Another kind of data, no samples, or different lengths.
     """
     if isinstance(data, Split):
-        return data.x, data.y
+        return data.x, read_labels(data.y)
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        x, y = _as_arrays(data[0]), as_labels(data[1], quiet=True)
+        x, y = _as_arrays(data[0]), read_labels(data[1])
     elif hasattr(data, "as_numpy_iterator"):
         _refuse_endless(data)
-        x, y = _read_batches(data.as_numpy_iterator())
+        x, y = _read_batches(data.as_numpy_iterator(), read_labels)
     else:
         raise DataError(
             "Expected a Split, a tuple (x, y) or a tf.data.Dataset of batches (x, y). "
@@ -151,7 +208,9 @@ def _as_arrays(x: Any) -> Samples:
     return np.asarray(x)
 
 
-def _read_batches(batches: Iterable[Any]) -> tuple[Samples, np.ndarray]:
+def _read_batches(
+    batches: Iterable[Any], read_labels: Callable[[Any], np.ndarray]
+) -> tuple[Samples, np.ndarray]:
     xs: list[Any] = []
     ys: list[np.ndarray] = []
     for batch in batches:
@@ -170,10 +229,35 @@ def _read_batches(batches: Iterable[Any]) -> tuple[Samples, np.ndarray]:
         ys.append(np.asarray(batch[1]))
     if not xs:
         raise DataError("Expected at least one batch to evaluate on. Received: an empty Dataset.")
-    y = as_labels(np.concatenate(ys), quiet=True)
+    y = read_labels(np.concatenate(ys))
     if isinstance(xs[0], Mapping):
         return {str(name): np.concatenate([x[name] for x in xs]) for name in xs[0]}, y
     return np.concatenate(xs), y
+
+
+def _make_answers(
+    model: Any, given: np.ndarray, y: np.ndarray, labels: Sequence[str] | None, outputs: str
+) -> Answers:
+    """Returns what a task measures."""
+    wrong = np.flatnonzero(~np.isfinite(given.reshape(len(given), -1)).all(axis=1))
+    if wrong.size:
+        raise DataError(
+            f"Expected finite outputs. Received: NaN or infinity for {wrong.size} of {len(given)} "
+            f"samples, first for sample {wrong[0]}. The model is broken (diverged training?)."
+        )
+    read = find_output_kind(model) if outputs == "auto" else (outputs, "as asked for")
+    kind, source = read or ("", "")
+    is_file = isinstance(model, LiteModel)
+    return Answers(
+        outputs=given,
+        labels=y,
+        model=_describe(model),
+        kind=kind,
+        kind_from=source,
+        step=find_output_step(model),
+        limits=model.outputs[0].range if is_file else None,
+        names=labels or (),
+    )
 
 
 def _find_kind(model: Any, given: np.ndarray, step: float | None, wanted: str) -> tuple[str, str]:

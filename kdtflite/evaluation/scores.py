@@ -65,7 +65,8 @@ def validate_outputs(outputs: np.ndarray, samples: int) -> np.ndarray:
     if outputs.ndim != 2 or len(outputs) != samples or outputs.shape[1] == 0:
         raise ShapeMismatchError(
             f"Expected one score per class for each sample, shape ({samples}, classes). Received: "
-            f"outputs of shape {given}. Only classifiers of whole samples can be evaluated."
+            f"outputs of shape {given}. A class per pixel is task='segmentation'; numbers are "
+            "task='regression'."
         )
     wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
     if wrong.size:
