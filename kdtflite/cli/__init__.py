@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -23,7 +24,10 @@ app = typer.Typer(
     epilog="Example: kdtflite run digits",
 )
 for _module in (run, convert, pack, evaluate, benchmark, inspect, layers, golden, recipes):
-    app.command(_module.NAME, epilog=_module.EPILOG)(_module.command)
+    # A paragraph is one line: the help breaks it where the terminal ends.
+    _paragraphs = cleandoc(_module.command.__doc__ or "").split("\n\n")
+    _help = "\n\n".join(" ".join(each.split()) for each in _paragraphs)
+    app.command(_module.NAME, help=_help, epilog=_module.EPILOG)(_module.command)
 
 
 def _print_version(wanted: bool) -> None:
