@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -292,9 +293,21 @@ class BaseDistiller(keras.Model):
         left_out |= {self._objective.loss.name} if missing else set()
         return {name: value for name, value in results.items() if name not in left_out}
 
+    def _note_bad_samples(self, x: Any) -> None:
+        """Makes the loss NaN if a sample is not finite.
+
+        Some processors' kernels of ReLU turn NaN into 0, and the training would go on with samples
+        that teach nothing.
+        """
+        for part in tf.nest.flatten(x):
+            if isinstance(part, tf.Tensor) and part.dtype.is_floating:
+                finite = tf.reduce_all(tf.math.is_finite(part))
+                self._objective.loss.total.assign_add(tf.where(finite, 0.0, math.nan))
+
     def _unpack(self, data: Any) -> tuple[Any, Any, Any]:
         """Returns samples, labels and weights of a batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._note_bad_samples(x)
         return x, self._pick(y, "y"), self._pick(sample_weight, "sample_weight")
 
     def _evaluate(self, x: Any, y: Any, sample_weight: Any, *, asks_teacher: bool) -> Any:

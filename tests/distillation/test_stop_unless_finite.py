@@ -8,6 +8,7 @@ import tf_keras as keras
 from kdtflite.distillation import Distiller
 from kdtflite.distillation.checks.finite import StopUnlessFinite
 from kdtflite.distillation.ways.fit import Fit
+from kdtflite.distillation.ways.mutual import MutualDistiller
 from kdtflite.errors import TrainingError
 
 Sparse = keras.losses.SparseCategoricalCrossentropy
@@ -52,6 +53,17 @@ def test_samples_that_are_not_finite_are_told_by_their_step(data, models, bad, s
     with pytest.raises(TrainingError, match=rf"Received: nan at step {step} of epoch 1") as error:
         build(models).fit(in_batches(x, y), verbose=0, validation_data=(x[:2], y[:2]))
     assert ("No update came before it. Look for NaN" in str(error.value)) == (step == 1)
+
+
+def test_peers_are_told_of_such_samples_too(data, models):
+    x, y, _ = data
+    x[9] = np.nan
+    one, other = models.student(), models.student()
+    other._name = "other"
+    peers = MutualDistiller([one, other])
+    peers.compile(keras.optimizers.SGD(0.0), Sparse(from_logits=True))
+    with pytest.raises(TrainingError, match="Received: nan at step 2 of epoch 1"):
+        peers.fit(in_batches(x, y), verbose=0)
 
 
 def test_a_loss_that_overflows_over_finite_weights(data, models):
@@ -122,7 +134,8 @@ def test_the_rate_of_a_schedule_and_of_a_scaled_loss(data, models):
     x[20] = np.nan
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([100], [0.25, 0.125])
     inner = keras.optimizers.SGD(schedule)
-    student = models.student()
+    # Without a ReLU, which turns NaN into 0 on some processors.
+    student = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(3)])
     student.compile(keras.mixed_precision.LossScaleOptimizer(inner), Sparse(from_logits=True))
     with pytest.raises(TrainingError, match=r"at a learning rate of 0\.25"):
         student.fit(in_batches(x, y), callbacks=[StopUnlessFinite()], verbose=0)

@@ -313,5 +313,6 @@ def test_a_tensor_that_is_two_outputs_is_returned_under_both_names():
     values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     found = lite.predict(values)
     assert list(found) == [spec.name for spec in lite.outputs] == model.output_names
-    for name, wanted in model.predict(values, verbose=0).items():
-        np.testing.assert_allclose(found[name], wanted, rtol=1e-5)
+    wanted = model.predict(values, verbose=0)
+    for each in found.values():
+        np.testing.assert_allclose(each, wanted["one"], rtol=1e-5)

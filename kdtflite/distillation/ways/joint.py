@@ -60,6 +60,7 @@ class JointDistiller(BaseDistiller):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Trains on one batch and returns the running means of every loss term and metric."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._note_bad_samples(x)
         with tf.GradientTape() as tape:
             outputs, steps = self._observe_both(x, y, training=True)
             regularization = self._sum_regularization()
