@@ -296,8 +296,8 @@ class BaseDistiller(keras.Model):
     def _note_bad_samples(self, x: Any) -> None:
         """Makes the loss NaN if a sample is not finite.
 
-        Some processors' kernels of ReLU turn NaN into 0, and the training would go on with samples
-        that teach nothing.
+        Some processors' kernels of ReLU turn NaN into 0, and the training would continue with
+        samples that teach nothing.
         """
         for part in tf.nest.flatten(x):
             if isinstance(part, tf.Tensor) and part.dtype.is_floating:
