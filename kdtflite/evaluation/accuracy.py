@@ -17,13 +17,14 @@ from kdtflite.evaluation.scores import (
     decide,
     guess_kind,
     rank_true_classes,
+    refuse_broken_outputs,
     to_log_probabilities,
     to_two_classes,
     validate_outputs,
 )
 from kdtflite.lite.model import LiteModel
 from kdtflite.results import Result
-from kdtflite.tasks.base import Answers
+from kdtflite.tasks.base import Answers, list_names
 from kdtflite.tasks.registry import get_task
 
 __all__ = ["collect", "evaluate"]
@@ -239,15 +240,9 @@ def _make_answers(
     model: Any, given: np.ndarray, y: np.ndarray, labels: Sequence[str] | None, outputs: str
 ) -> Answers:
     """Returns what a task measures."""
-    wrong = np.flatnonzero(~np.isfinite(given.reshape(len(given), -1)).all(axis=1))
-    if wrong.size:
-        raise DataError(
-            f"Expected finite outputs. Received: NaN or infinity for {wrong.size} of {len(given)} "
-            f"samples, first for sample {wrong[0]}. The model is broken (diverged training?)."
-        )
+    refuse_broken_outputs(given)
     read = find_output_kind(model) if outputs == "auto" else (outputs, "as asked for")
     kind, source = read or ("", "")
-    is_file = isinstance(model, LiteModel)
     return Answers(
         outputs=given,
         labels=y,
@@ -255,7 +250,7 @@ def _make_answers(
         kind=kind,
         kind_from=source,
         step=find_output_step(model),
-        limits=model.outputs[0].range if is_file else None,
+        limits=model.outputs[0].range if isinstance(model, LiteModel) else None,
         names=labels or (),
     )
 
@@ -380,8 +375,7 @@ def _write_notes(names: tuple[str, ...], y: np.ndarray, predicted: np.ndarray) -
         counts = np.bincount(missing_from, minlength=len(names))
         missing = [name for name, count in zip(names, counts, strict=True) if not count]
         if missing:
-            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-            notes.append(f"{what}: {', '.join(missing[:10])}{more}.")
+            notes.append(f"{what}: {list_names(missing)}.")
     return tuple(notes)
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "decide",
     "guess_kind",
     "rank_true_classes",
+    "refuse_broken_outputs",
     "to_log_probabilities",
     "to_two_classes",
     "validate_outputs",
@@ -68,13 +69,26 @@ def validate_outputs(outputs: np.ndarray, samples: int) -> np.ndarray:
             f"outputs of shape {given}. A class per pixel is task='segmentation'; numbers are "
             "task='regression'."
         )
-    wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+    refuse_broken_outputs(outputs)
+    return outputs
+
+
+def refuse_broken_outputs(outputs: np.ndarray) -> None:
+    """Refuses outputs that are not finite.
+
+    Args:
+        outputs: Shape (samples, ...).
+
+    Raises:
+        DataError: NaN or infinity among them.
+    """
+    samples = len(outputs)
+    wrong = np.flatnonzero(~np.isfinite(outputs.reshape(samples, -1)).all(axis=1))
     if wrong.size:
         raise DataError(
             f"Expected finite outputs. Received: NaN or infinity for {wrong.size} of {samples} "
             f"samples, first for sample {wrong[0]}. The model is broken (diverged training?)."
         )
-    return outputs
 
 
 def guess_kind(outputs: np.ndarray, step: float | None) -> str:

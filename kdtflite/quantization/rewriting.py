@@ -165,9 +165,9 @@ def _passes_mask_on(call: Call, output: Any) -> bool:
     if not layer.supports_masking or not call.inputs:
         return False
     place = [id(each) for each in tf.nest.flatten(call.outputs)].index(id(output))
-    mask = keras.Input(call.inputs[0].shape[1:2], dtype="bool")
     if len(call.inputs) > 1:
         return place == 0
+    mask = keras.Input(call.inputs[0].shape[1:2], dtype="bool")
     made = layer.compute_mask(call.inputs[0], mask)
     made = list(made) if isinstance(made, list | tuple) else [made]
     return place < len(made) and made[place] is not None

@@ -12,9 +12,19 @@ import numpy as np
 from kdtflite.errors import DataError, ShapeMismatchError
 from kdtflite.results import Result
 
-__all__ = ["Answers", "Task", "find_worst", "name_columns", "read_finite"]
+__all__ = [
+    "Answers",
+    "Task",
+    "find_threshold",
+    "find_worst",
+    "format_score",
+    "list_names",
+    "name_columns",
+    "read_finite",
+]
 
 _WORST = 5
+_LISTED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +86,7 @@ class Task(abc.ABC):
 def read_finite(y: Any, what: str) -> np.ndarray:
     """Returns labels as an array of numbers without NaN or infinity."""
     labels = np.asarray(y)
-    if labels.dtype.kind not in "biuf" or not labels.ndim:
+    if labels.dtype.kind not in "biuf" or not labels.size or not labels.ndim:
         raise DataError(
             f"Expected {what}, an array of numbers. Received: dtype {labels.dtype}, shape "
             f"{labels.shape}."
@@ -108,3 +118,26 @@ def name_columns(names: Sequence[str], count: int, what: str) -> tuple[str, ...]
 def find_worst(errors: np.ndarray) -> tuple[int, ...]:
     """Returns the samples with the largest errors, the worst first; equal ones by number."""
     return tuple(int(i) for i in np.argsort(-errors, kind="stable")[:_WORST])
+
+
+def find_threshold(outputs: np.ndarray, answers: Answers) -> tuple[np.float32, str, str]:
+    """Returns the output above which the answer is yes, its kind and what that was read from.
+
+    Outputs of an unknown kind are probabilities if every value could be one.
+    """
+    kind, source = answers.kind, answers.kind_from
+    if not kind:
+        could_be = outputs.min() >= 0 and outputs.max() <= 1
+        kind, source = "probabilities" if could_be else "logits", "guessed from the values"
+    return np.float32(0.5 if kind == "probabilities" else 0.0), kind, source
+
+
+def format_score(value: float | None) -> str:
+    """Returns a score with four digits; a dash for an unknown one."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Returns the first ten names, and how many more there are."""
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

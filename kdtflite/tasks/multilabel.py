@@ -9,7 +9,16 @@ import numpy as np
 
 from kdtflite.errors import DataError, ShapeMismatchError
 from kdtflite.results import Axes, Result, Table, make_table, plot_bars
-from kdtflite.tasks.base import Answers, Task, find_worst, name_columns, read_finite
+from kdtflite.tasks.base import (
+    Answers,
+    Task,
+    find_threshold,
+    find_worst,
+    format_score,
+    list_names,
+    name_columns,
+    read_finite,
+)
 
 __all__ = ["LabelScores", "MultiLabel", "MultiLabelEvaluation"]
 
@@ -92,7 +101,7 @@ class MultiLabelEvaluation(Result):
             (
                 each.name,
                 *(f"{value:.4f}" for value in (each.precision, each.recall, each.f1)),
-                *(_format(value) for value in (each.average_precision, each.auc)),
+                *(format_score(value) for value in (each.average_precision, each.auc)),
                 str(each.support),
             )
             for each in self.per_label[:_ROWS]
@@ -105,9 +114,9 @@ class MultiLabelEvaluation(Result):
     def summary(self) -> str:
         """Returns the main numbers and the notes as a few lines of text."""
         lines = [
-            f"{self.model}: mean average precision {_format(self.mean_average_precision)}, macro "
-            f"F1 {self.macro_f1:.4f}, micro F1 {self.micro_f1:.4f}, mean AUC "
-            f"{_format(self.mean_auc)} on {self.samples:,} samples",
+            f"{self.model}: mean average precision {format_score(self.mean_average_precision)}, "
+            f"macro F1 {self.macro_f1:.4f}, micro F1 {self.micro_f1:.4f}, mean AUC "
+            f"{format_score(self.mean_auc)} on {self.samples:,} samples",
             f"every label right: {self.exact_match:.2%}; wrong labels: {self.wrong_labels:.2%} "
             f"(outputs taken as {self.outputs}: {self.outputs_from})",
         ]
@@ -161,40 +170,29 @@ class MultiLabel(Task):
                 f"Expected one output per label, {y.shape[1]} in all. Received: outputs of shape "
                 f"{answers.outputs.shape}."
             )
-        # Probabilities where nothing says otherwise and every value could be one.
-        kind, source = answers.kind, answers.kind_from
-        if not kind:
-            could_be = outputs.min() >= 0 and outputs.max() <= 1
-            kind = "probabilities" if could_be else "logits"
-            source = "guessed from the values"
-        threshold = 0.5 if kind == "probabilities" else 0.0
+        threshold, kind, source = find_threshold(outputs, answers)
         said = outputs > threshold
         names = name_columns(answers.names, y.shape[1], "output")
-        precision, recall, f1, support = (
-            np.atleast_1d(values)
-            for values in precision_recall_fscore_support(
-                y.astype(int), said.astype(int), average=None, zero_division=0, labels=None
-            )
-        )
-        if y.shape[1] == 1:  # for one column scikit-learn gives the scores of no and of yes
-            precision, recall, f1, support = _score_one(y[:, 0], said[:, 0])
         found = []
         for i, name in enumerate(names):
             has = y[:, i]
+            precision, recall, f1, support = precision_recall_fscore_support(
+                has, said[:, i], labels=[True], zero_division=0
+            )
             area = None if has.all() or not has.any() else float(roc_auc_score(has, outputs[:, i]))
             average = float(average_precision_score(has, outputs[:, i])) if has.any() else None
-            scores = (float(precision[i]), float(recall[i]), float(f1[i]))
-            found.append(LabelScores(name, *scores, average, area, int(support[i])))
+            scores = (float(precision[0]), float(recall[0]), float(f1[0]))
+            found.append(LabelScores(name, *scores, average, area, int(support[0])))
         return MultiLabelEvaluation(
             model=answers.model,
             samples=len(y),
             exact_match=float(accuracy_score(y, said)),
             wrong_labels=float(hamming_loss(y, said)),
             micro_f1=float(f1_score(y.ravel(), said.ravel(), zero_division=0)),
-            macro_f1=float(np.mean(f1)),
+            macro_f1=float(np.mean([each.f1 for each in found])),
             mean_average_precision=_average([each.average_precision for each in found]),
             mean_auc=_average([each.auc for each in found]),
-            undecided=int((outputs == np.float32(threshold)).sum()),
+            undecided=int((outputs == threshold).sum()),
             outputs=kind,
             outputs_from=source,
             per_label=tuple(found),
@@ -204,20 +202,9 @@ class MultiLabel(Task):
         )
 
 
-def _score_one(has: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, ...]:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    scores = precision_recall_fscore_support(has, said, labels=[True], zero_division=0)
-    return tuple(np.atleast_1d(values) for values in scores)
-
-
 def _average(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _format(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _write_notes(found: list[LabelScores], samples: int) -> tuple[str, ...]:
@@ -228,6 +215,5 @@ def _write_notes(found: list[LabelScores], samples: int) -> tuple[str, ...]:
     ):
         names = [each.name for each in found if each.support == support]
         if names:
-            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-            notes.append(f"{what}: {', '.join(names[:10])}{more}.")
+            notes.append(f"{what}: {list_names(names)}.")
     return tuple(notes)

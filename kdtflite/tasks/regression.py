@@ -9,7 +9,7 @@ import numpy as np
 
 from kdtflite.errors import ShapeMismatchError
 from kdtflite.results import Axes, Result, Table, make_axes, make_table
-from kdtflite.tasks.base import Answers, Task, find_worst, name_columns, read_finite
+from kdtflite.tasks.base import Answers, Task, find_worst, list_names, name_columns, read_finite
 
 __all__ = ["Regression", "RegressionEvaluation", "ValueErrors"]
 
@@ -147,7 +147,11 @@ class Regression(Task):
             saturated = ((given <= low) | (given >= high)).mean(axis=0)
         absolute = mean_absolute_error(wanted, given, multioutput="raw_values")
         squared = mean_squared_error(wanted, given, multioutput="raw_values")
-        shares = np.ones(len(names)) if samples == 1 else _compute_r2(r2_score, wanted, given)
+        shares = (
+            np.ones(len(names))
+            if samples == 1
+            else r2_score(wanted, given, multioutput="raw_values")
+        )
         return RegressionEvaluation(
             model=answers.model,
             samples=samples,
@@ -172,10 +176,6 @@ def _drop_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], *(size for size in shape[1:] if size != 1))
 
 
-def _compute_r2(r2_score: Any, wanted: np.ndarray, given: np.ndarray) -> np.ndarray:
-    return np.asarray(r2_score(wanted, given, multioutput="raw_values"))
-
-
 def _write_notes(
     answers: Answers,
     error: float,
@@ -196,7 +196,7 @@ def _write_notes(
     if cut:
         notes.append(
             f"More than 1% of the outputs are at the end of what the file can express: "
-            f"{', '.join(cut[:10])}. Calibrate with more samples, or with those of the whole range."
+            f"{list_names(cut)}. Calibrate with more samples, or with those of the whole range."
         )
     if len(wanted) == 1:
         notes.append("R² needs two samples or more; it counts as 1.")
@@ -205,6 +205,6 @@ def _write_notes(
     same = [name for name, spread in zip(names, spreads, strict=True) if not spread]
     if same:
         notes.append(
-            f"Values whose labels are all the same, so that R² says little: {', '.join(same[:10])}."
+            f"Values whose labels are all the same, so that R² says little: {list_names(same)}."
         )
     return tuple(notes)

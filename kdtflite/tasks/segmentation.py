@@ -9,7 +9,16 @@ import numpy as np
 
 from kdtflite.errors import DataError, ShapeMismatchError
 from kdtflite.results import Axes, Result, Table, make_table, plot_bars
-from kdtflite.tasks.base import Answers, Task, find_worst, name_columns, read_finite
+from kdtflite.tasks.base import (
+    Answers,
+    Task,
+    find_threshold,
+    find_worst,
+    format_score,
+    list_names,
+    name_columns,
+    read_finite,
+)
 
 __all__ = ["ClassOverlap", "Segmentation", "SegmentationEvaluation"]
 
@@ -85,7 +94,7 @@ class SegmentationEvaluation(Result):
     def to_table(self) -> Table:
         """Returns the overlaps as a rich table with one row per class."""
         rows: list[tuple[str, ...]] = [
-            (each.name, _format(each.iou), _format(each.dice), f"{each.pixels:,}")
+            (each.name, format_score(each.iou), format_score(each.dice), f"{each.pixels:,}")
             for each in self.per_class[:_ROWS]
         ]
         if len(self.per_class) > _ROWS:
@@ -117,7 +126,7 @@ class Segmentation(Task):
     """A class for each pixel or position.
 
     Args:
-        ignore_class: The label of pixels that count nowhere, often 255; None if there is none.
+        ignore_class: The label of pixels that no figure counts, often 255; by default all count.
     """
 
     name = "segmentation"
@@ -206,11 +215,7 @@ def _decide(outputs: np.ndarray, answers: Answers) -> tuple[np.ndarray, np.ndarr
         best = outputs == outputs.max(axis=-1, keepdims=True)
         return outputs.argmax(axis=-1), best.sum(axis=-1) > 1, "scores", "one per class"
     single = outputs[..., 0]
-    kind, source = answers.kind, answers.kind_from
-    if not kind:
-        kind = "probabilities" if single.min() >= 0 and single.max() <= 1 else "logits"
-        source = "guessed from the values"
-    threshold = np.float32(0.5 if kind == "probabilities" else 0.0)
+    threshold, kind, source = find_threshold(single, answers)
     return (single > threshold).astype(np.int64), single == threshold, kind, source
 
 
@@ -236,22 +241,10 @@ def _as_known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _format(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
-
-
 def _write_notes(names: tuple[str, ...], confusion: np.ndarray) -> tuple[str, ...]:
-    absent = [
-        name
-        for name, true, said in zip(
-            names, confusion.sum(axis=1), confusion.sum(axis=0), strict=True
-        )
-        if not true and not said
-    ]
+    sizes = confusion.sum(axis=0) + confusion.sum(axis=1)
+    absent = [name for name, size in zip(names, sizes, strict=True) if not size]
     if not absent:
         return ()
-    more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
-    return (
-        f"Classes in neither the labels nor the answers, left out of the means: "
-        f"{', '.join(absent[:10])}{more}.",
-    )
+    what = "Classes in neither the labels nor the answers, left out of the means"
+    return (f"{what}: {list_names(absent)}.",)

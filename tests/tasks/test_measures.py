@@ -68,6 +68,8 @@ def test_what_int8_does_to_numbers_is_said():
     outputs = np.array([[-1.0], [0.5], [1.0], [1.0]])
     result = measure(Regression(), outputs, outputs, step=0.5, limits=(-2.0, 1.0), names=["angle"])
     assert result.per_value[0].saturated == 0.5
+    lower = measure(Regression(), outputs, outputs, step=0.5, limits=(-1.0, 1.5))
+    assert lower.per_value[0].saturated == 0.25
     notes = " ".join(result.notes)
     assert "steps of 0.5; rounding to them alone is a root mean squared error of 0.1443" in notes
     assert "at the end of what the file can express: angle" in notes
@@ -210,3 +212,10 @@ def test_masks_that_do_not_fit_are_refused():
         measure(Segmentation(7), scores, np.full((2, 4, 4), 7))
     with pytest.raises(DataError, match="whole numbers of shape"):
         Segmentation().read_labels(np.full((2, 4, 4), 0.5))
+
+
+@pytest.mark.parametrize("task", [Regression(), MultiLabel(), Segmentation()])
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (0, 4, 4)])
+def test_no_labels_at_all_are_refused(task, shape):
+    with pytest.raises(DataError, match=r"Received: dtype float64, shape \(0,"):
+        task.read_labels(np.zeros(shape))
